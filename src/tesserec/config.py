@@ -1,0 +1,129 @@
+"""Settings: dataclasses whose fields are the hyper-parameters, and strict TOML that fills them.
+
+A component is a class whose constructor fields are its hyper-parameters; ``@component`` checks their types and ranges
+when it is built. A recipe names the class by its dotted path, ``class = "tesserec.retrievers.ease:EASE"``: there is no
+registry, and a key that does not exist is an error that names the nearest one that does.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import pydantic.dataclasses
+
+from tesserec.errors import RecipeError
+
+__all__ = ["Field", "build", "component", "described", "import_class", "load_toml", "settings_of"]
+
+T = TypeVar("T")
+
+Field = pydantic.Field
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field, pydantic.Field))
+def component(cls: type[T]) -> type[T]:
+    """Make ``cls`` a dataclass whose fields are validated hyper-parameters; others are refused.
+
+    Annotate ranges with ``Annotated[float, Field(gt=0)]``. Fitted state is set in ``fit`` and is not a field.
+    """
+    settings = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    return typing.cast(type[T], pydantic.dataclasses.dataclass(config=settings)(cls))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; a syntax error names the file, line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}: give the path of a TOML file, such as recipes/mosaic.toml") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+
+
+def import_class(dotted: str, where: str = "class") -> type[Any]:
+    """The class at ``package.module:Name``; only ``tesserec.`` paths are accepted."""
+    module_name, separator, name = dotted.partition(":")
+    if not separator or not module_name.startswith("tesserec."):
+        raise RecipeError(f'{where} = "{dotted}" is not a class path: expected "tesserec.<stage>.<module>:<Class>"')
+    try:
+        return typing.cast(type[Any], getattr(importlib.import_module(module_name), name))
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise RecipeError(f'{where} = "{dotted}" needs the package {error.name}: install it first') from None
+        raise RecipeError(f'{where} = "{dotted}": there is no module {module_name}') from None
+    except AttributeError:
+        public = [n for n in dir(importlib.import_module(module_name)) if n[:1].isupper()]
+        raise RecipeError(f'{where} = "{dotted}": {module_name} has no {name}{_did_you_mean(name, public)}') from None
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """An instance of ``cls`` from a TOML table; ``where`` is the table's dotted name, for messages.
+
+    A sub-table fills a nested dataclass, and a sub-table with a ``class`` key builds the component it names. Raises
+    ``RecipeError`` for unknown keys (with the nearest known one) and values of the wrong type or range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # components are dataclasses
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{_did_you_mean(key, list(fields))}")
+        values[key] = _value(hints[key], value, f"{where}.{key}")
+    try:
+        return cls(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join([where, *(str(part) for part in first["loc"])])
+        raise RecipeError(f"{name} = {first['input']!r}: {first['msg']}") from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        if isinstance(value, list) and value and all(isinstance(v, Mapping) and "class" in v for v in value):
+            return tuple(_value(None, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return value
+    if "class" in value:
+        rest = {k: v for k, v in value.items() if k != "class"}
+        return build(import_class(str(value["class"]), f"{where}.class"), rest, where)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    nested = [o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)]
+    return build(nested[0], value, where) if nested else dict(value)
+
+
+def settings_of(component: Any) -> dict[str, Any]:
+    """The inverse of ``build``: plain tables with ``class`` keys, ready for JSON; ``None`` values are left out."""
+    out: dict[str, Any] = {}
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name, None) if field.init else None
+        if value is None:
+            continue
+        out[field.name] = _plain(value)
+    return out
+
+
+def described(component: Any) -> dict[str, Any]:
+    """``settings_of`` with the component's own ``class`` path."""
+    cls = type(component)
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", **settings_of(component)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return described(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known)) or 'none'}"

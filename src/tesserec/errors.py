@@ -1,0 +1,70 @@
+"""The errors a caller can meet, drawn as a tree.
+
+    TesserecError                    the caller can do something about it
+    ├── DataError                    events, catalogs, ids: what was read is not usable
+    │   ├── UnknownIdError           an id that is in no vocabulary
+    │   └── LeakError                a training event at or after the time it must not know
+    ├── RecipeError                  a recipe or setting that does not exist or is out of range
+    ├── NotFittedError               a component used before ``fit``
+    ├── ResourceError                too large for this machine or method; says what fits
+    ├── VersionMismatchError         a model of another codebook than the one at hand
+    ├── BundleError                  a bundle on disk that is damaged, incomplete or too new
+    └── TrainingInterrupted          Ctrl-C: the checkpoint is on disk and resumes
+
+A message says what was given, what was expected and what to do. Our own mistakes are ``assert``.
+"""
+
+__all__ = [
+    "BundleError",
+    "DataError",
+    "LeakError",
+    "NotFittedError",
+    "RecipeError",
+    "ResourceError",
+    "TesserecError",
+    "TrainingInterrupted",
+    "UnknownIdError",
+    "VersionMismatchError",
+]
+
+
+class TesserecError(Exception):
+    """The root of every error that a caller can do something about."""
+
+
+class DataError(TesserecError, ValueError):
+    """Events or a catalog that cannot be used; names row, column and remedy."""
+
+
+class UnknownIdError(DataError, KeyError):
+    """A user or item id that the vocabulary does not hold."""
+
+    __str__ = Exception.__str__
+
+
+class LeakError(DataError):
+    """Training data that knows something of the targets."""
+
+
+class RecipeError(TesserecError, ValueError):
+    """A recipe or a setting that does not exist or is out of range."""
+
+
+class NotFittedError(TesserecError):
+    """A component was used before ``fit`` or ``restore``."""
+
+
+class ResourceError(TesserecError):
+    """The request does not fit this machine or method; says what does."""
+
+
+class VersionMismatchError(TesserecError):
+    """A model and a Semantic ID table of different codebooks."""
+
+
+class BundleError(TesserecError):
+    """A bundle on disk that is damaged, incomplete or of a newer format."""
+
+
+class TrainingInterrupted(TesserecError):
+    """Training was stopped by Ctrl-C; the same call resumes from the checkpoint it names."""
