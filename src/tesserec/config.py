@@ -20,7 +20,17 @@ import pydantic.dataclasses
 
 from tesserec.errors import RecipeError
 
-__all__ = ["Field", "build", "component", "described", "import_class", "load_toml", "settings_of"]
+__all__ = [
+    "Field",
+    "build",
+    "build_component",
+    "component",
+    "described",
+    "did_you_mean",
+    "import_class",
+    "load_toml",
+    "settings_of",
+]
 
 T = TypeVar("T")
 
@@ -60,7 +70,7 @@ def import_class(dotted: str, where: str = "class") -> type[Any]:
         raise RecipeError(f'{where} = "{dotted}": there is no module {module_name}') from None
     except AttributeError:
         public = [n for n in dir(importlib.import_module(module_name)) if n[:1].isupper()]
-        raise RecipeError(f'{where} = "{dotted}": {module_name} has no {name}{_did_you_mean(name, public)}') from None
+        raise RecipeError(f'{where} = "{dotted}": {module_name} has no {name}{did_you_mean(name, public)}') from None
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -74,14 +84,35 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
-            raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{_did_you_mean(key, list(fields))}")
+            raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{did_you_mean(key, list(fields))}")
         values[key] = _value(hints[key], value, f"{where}.{key}")
     try:
         return cls(**values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join([where, *(str(part) for part in first["loc"])])
-        raise RecipeError(f"{name} = {first['input']!r}: {first['msg']}") from None
+        raise RecipeError(_explained(error, where)) from None
+
+
+def build_component(table: Mapping[str, Any], where: str) -> Any:
+    """The component that a table's ``class`` names, built from the table's other keys.
+
+    Raises ``RecipeError`` where there is no ``class``, or where it names something else than a component.
+    """
+    if "class" not in table:
+        raise RecipeError(f'[{where}] has no class: add class = "tesserec.<stage>.<module>:<Class>"')
+    cls = import_class(str(table["class"]), f"{where}.class")
+    if not dataclasses.is_dataclass(cls):
+        raise RecipeError(f'{where}.class = "{table["class"]}" is not a component: name a class made with @component')
+    return build(cls, {key: value for key, value in table.items() if key != "class"}, where)
+
+
+def _explained(error: pydantic.ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    name = ".".join([where, *(str(part) for part in first["loc"])])
+    if first["type"] == "missing":
+        return f"{name} is not given: it has no default"
+    if first["type"] == "value_error":
+        return f"{name}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{name} = {first['input']!r}: {first['msg']}"
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -90,8 +121,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return tuple(_value(None, v, f"{where}[{i}]") for i, v in enumerate(value))
         return value
     if "class" in value:
-        rest = {k: v for k, v in value.items() if k != "class"}
-        return build(import_class(str(value["class"]), f"{where}.class"), rest, where)
+        return build_component(value, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     nested = [o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)]
     return build(nested[0], value, where) if nested else dict(value)
@@ -124,6 +154,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The end of an error message: the nearest known word, or all of them where none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known)) or 'none'}"

@@ -31,8 +31,11 @@ __all__ = [
     "Catalog",
     "ComponentState",
     "Embedder",
+    "Estimate",
+    "Estimates",
     "Filters",
     "FitContext",
+    "HasTrainingLog",
     "History",
     "Holdout",
     "Interactions",
@@ -45,6 +48,7 @@ __all__ = [
     "Scorer",
     "SemanticIds",
     "SideInformation",
+    "TakesNewItems",
     "Vocabulary",
 ]
 
@@ -649,6 +653,41 @@ class Scorer(Protocol):
 
     def score_all(self, requests: Requests) -> Tensor:
         """Scores [B, N] float32 of all items, before filters; higher is better, −inf is never proposed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit is expected to need on this machine."""
+
+    seconds: float
+    """Wall-clock seconds of the fit."""
+    peak_bytes: int
+    """Peak resident memory while fitting, the data at hand included."""
+
+
+@runtime_checkable
+class Estimates(Protocol):
+    """A retriever that knows beforehand what a fit will need."""
+
+    def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
+        """Time and memory of ``fit`` with the same arguments."""
+
+
+@runtime_checkable
+class HasTrainingLog(Protocol):
+    """A fitted retriever that remembers how its training went."""
+
+    @property
+    def training_log(self) -> list[dict[str, float]]:
+        """One entry an epoch: ``epoch``, ``loss``, ``seconds`` so far and, where validated, ``validation`` (NDCG@10)."""
+
+
+@runtime_checkable
+class TakesNewItems(Protocol):
+    """A fitted retriever that can answer with items appended to the catalog after the fit."""
+
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Make the items beyond the fitted ones answerable; ``catalog`` and ``context`` hold old and new items."""
 
 
 def _check_offsets(offsets: Tensor, size: int) -> None:
