@@ -1,0 +1,80 @@
+"""The best allowed items of dense scores, and the filters as a mask.
+
+Dimensions: B requests · N items · K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tesserec.errors import DataError
+from tesserec.types import PAD, Candidates, Requests
+
+__all__ = ["MAX_SCORES", "allowed_items", "top_k", "top_k_in_batches"]
+
+MAX_SCORES = 2**24
+"""Scores held at once by ``top_k_in_batches``: 64 MB of float32, about 256 MB with masks and temporaries."""
+
+
+def allowed_items(requests: Requests, num_items: int) -> Tensor:
+    """Whether the filters of each request allow each item: bool [B, N].
+
+    Raises ``DataError`` where ``available_N`` is not of ``num_items`` items.
+    """
+    filters = requests.filters
+    allowed_BN = torch.ones(len(requests), num_items, dtype=torch.bool)
+    if filters.available_N is not None:
+        if filters.available_N.shape != (num_items,):
+            shape = tuple(filters.available_N.shape)
+            raise DataError(f"filters.available_N has shape {shape}, expected ({num_items},): one flag an item")
+        allowed_BN &= filters.available_N
+    if filters.exclude_history:
+        allowed_BN[requests.history.rows, requests.history.items] = False
+    if filters.excluded is not None:
+        allowed_BN[filters.excluded.rows, filters.excluded.values] = False
+    return allowed_BN
+
+
+def top_k(scores_BN: Tensor, requests: Requests, k: int) -> Candidates:
+    """The ``k`` best allowed items of each request, [B, k] on the CPU; of equal scores the lower index comes first.
+
+    Items at −inf are never proposed; where fewer than ``k`` remain, the list ends in PAD. Raises ``ValueError`` for
+    ``k`` below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k}: ask for at least one item")
+    assert scores_BN.shape[0] == len(requests), "one row of scores a request"
+    assert not bool(scores_BN.isnan().any()), "scores must not be NaN"
+    num_items = scores_BN.shape[1]
+    allowed_BN = allowed_items(requests, num_items).to(scores_BN.device)
+    scores_BN = scores_BN.masked_fill(~allowed_BN, -torch.inf)
+    items_BK = _first_best(scores_BN, min(k, num_items))
+    scores_BK, order_BK = scores_BN.gather(1, items_BK).sort(dim=1, descending=True, stable=True)
+    items_BK = items_BK.gather(1, order_BK).masked_fill(scores_BK == -torch.inf, PAD)
+    missing = k - items_BK.shape[1]
+    return Candidates(
+        F.pad(items_BK, (0, missing), value=PAD).cpu(), F.pad(scores_BK, (0, missing), value=-torch.inf).cpu()
+    )
+
+
+def top_k_in_batches(score: Callable[[Requests], Tensor], requests: Requests, k: int, num_items: int) -> Candidates:
+    """``top_k`` of ``score(requests)`` [B, N], in batches of requests that hold at most ``MAX_SCORES`` scores."""
+    size = max(1, MAX_SCORES // max(1, num_items))
+    if len(requests) <= size:
+        return top_k(score(requests), requests, k)
+    batches = (requests.take(rows) for rows in requests.batches(size))
+    return Candidates.concatenate([top_k(score(batch), batch, k) for batch in batches])
+
+
+def _first_best(scores_BN: Tensor, k: int) -> Tensor:
+    """Indices [B, k], ascending, of the k best of each row; of those equal to the k-th the lowest are taken."""
+    least_B1 = scores_BN.topk(k, dim=1).values[:, -1:]
+    better_BN = scores_BN > least_B1
+    equal_BN = scores_BN == least_B1
+    room_B1 = k - better_BN.sum(1, keepdim=True)
+    chosen_BN = better_BN | (equal_BN & (equal_BN.cumsum(1, dtype=torch.int32) <= room_B1))
+    return chosen_BN.nonzero()[:, 1].view(len(scores_BN), k)
