@@ -326,6 +326,8 @@ class SemanticIds:
     codebook_sizes: tuple[int, ...]
     codebook_version: str
     table_revision: int = 0
+    has_digit: bool = False
+    """Whether the last level is a collision digit: it numbers the items of a bucket and says nothing of content."""
 
     def __post_init__(self) -> None:
         if self.codes_NL.ndim != 2 or self.codes_NL.shape[1] != len(self.codebook_sizes):

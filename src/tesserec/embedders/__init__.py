@@ -1,0 +1,1 @@
+"""Embedders: from catalog text, events or files to a vector for each item."""

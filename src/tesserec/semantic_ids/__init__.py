@@ -1,0 +1,1 @@
+"""Semantic IDs: from item vectors to short tuples of codes, and the table that holds them."""

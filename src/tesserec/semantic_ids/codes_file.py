@@ -1,0 +1,104 @@
+"""Codes of the user's own, from a file: for tokenizers trained elsewhere.
+
+Three layouts are read. Parquet or CSV with ``item_id`` and either a list column ``codes`` (Parquet) or columns
+``code_0``, ``code_1``, …; JSON of the form ``{"item id": [3, 14, 15], …}``. Items that are not in the
+catalog are skipped.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from tesserec.config import Field, component
+from tesserec.errors import DataError
+from tesserec.types import Vocabulary
+
+__all__ = ["CodesFile"]
+
+
+@component
+class CodesFile:
+    """Code tuples of all items of a catalog, read from a file."""
+
+    path: Path
+    """A ``.parquet``, ``.csv``, ``.tsv`` or ``.json`` file."""
+    codebook_sizes: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    """Codes at each level; one more than the largest code of the catalog's items where this is not given."""
+
+    def read(self, items: Vocabulary) -> tuple[Tensor, tuple[int, ...], str]:
+        """(codes [N, L] int64 in the order of ``items``, codebook sizes, a hash of ids and codes).
+
+        Raises ``DataError`` for items without codes, twice in the file, or with codes that are not equally many
+        integers of at least 0.
+        """
+        ids, rows = self._table()
+        position = items.find(ids).tolist()
+        first: dict[int, int] = {}
+        for row, item in enumerate(position):
+            if item >= 0 and first.setdefault(item, row) != row:
+                raise DataError(f"{self.path}: item {ids[row]!r} is in rows {first[item]} and {row}: keep one of them")
+        missing = [item for item in range(len(items)) if item not in first]
+        if missing:
+            name = items.to_ids(torch.tensor(missing[:1]))[0]
+            raise DataError(
+                f"{self.path} has no codes for {len(missing)} of {len(items)} items, the first is {name!r}: add them"
+            )
+        codes = [self._checked(ids[first[item]], rows[first[item]], rows[first[0]]) for item in range(len(items))]
+        codes_NL = torch.tensor(codes, dtype=torch.int64)
+        sizes = self.codebook_sizes or tuple((codes_NL.max(0).values + 1).tolist())
+        named = json.dumps([sizes, items.ids.to_pylist(), codes])
+        return codes_NL, sizes, hashlib.sha256(named.encode()).hexdigest()
+
+    def _table(self) -> tuple[list[Any], Sequence[Any]]:
+        """Ids and, for each, what the file has for its codes."""
+        readers = {".parquet": _read_parquet, ".csv": _read_csv, ".tsv": _read_tsv, ".json": None}
+        if self.path.suffix not in readers:
+            raise DataError(f"{self.path}: codes are read from {', '.join(readers)} files")
+        if not self.path.exists():
+            raise DataError(f"there is no file {self.path}: give the path of a file with the codes of the items")
+        reader = readers[self.path.suffix]
+        if reader is None:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
+            return list(content), list(content.values())
+        return self._columns(reader(self.path))
+
+    def _columns(self, frame: pl.DataFrame) -> tuple[list[Any], Sequence[Any]]:
+        numbered = sorted((c for c in frame.columns if re.fullmatch(r"code_\d+", c)), key=lambda c: int(c[5:]))
+        if "item_id" not in frame.columns or not ("codes" in frame.columns or numbered):
+            raise DataError(
+                f"{self.path} has columns {frame.columns}: expected item_id and either codes or code_0, code_1, …"
+            )
+        ids = frame["item_id"].to_list()
+        return ids, frame["codes"].to_list() if "codes" in frame.columns else frame.select(numbered).rows()
+
+    def _checked(self, item: Any, codes: Any, example: Any) -> list[int]:
+        if not isinstance(codes, list | tuple) or not codes:
+            raise DataError(f"{self.path}: the codes of item {item!r} are {codes!r}: expected a list of integers")
+        if any(type(c) is not int or c < 0 for c in codes):
+            raise DataError(f"{self.path}: the codes of item {item!r} are {list(codes)}: expected integers from 0")
+        if len(codes) != len(example):
+            raise DataError(
+                f"{self.path}: item {item!r} has {len(codes)} codes, the first item {len(example)}: all need as many"
+            )
+        return list(codes)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    return pl.read_parquet(path)
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    return pl.read_csv(path)
+
+
+def _read_tsv(path: Path) -> pl.DataFrame:
+    return pl.read_csv(path, separator="\t")
