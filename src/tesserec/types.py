@@ -31,6 +31,7 @@ __all__ = [
     "Catalog",
     "ComponentState",
     "Embedder",
+    "EmbedsNewItems",
     "Estimate",
     "Estimates",
     "Filters",
@@ -606,6 +607,14 @@ class Embedder(Protocol):
 
     def embed(self, catalog: Catalog, train: Interactions | None = None) -> ItemEmbeddings:
         """Vectors of all items; ``train`` is read by collaborative embedders only."""
+
+
+@runtime_checkable
+class EmbedsNewItems(Protocol):
+    """An embedder that can place later items in the space of the vectors it made before."""
+
+    def embed_new(self, fitted: Catalog, new: Catalog) -> ItemEmbeddings:
+        """Vectors [len(new), D] of ``new`` in the space of ``embed(fitted)``; those of fitted items do not change."""
 
 
 @runtime_checkable
