@@ -31,7 +31,6 @@ __all__ = [
     "Catalog",
     "ComponentState",
     "Embedder",
-    "EmbedsNewItems",
     "Estimate",
     "Estimates",
     "Filters",
@@ -608,13 +607,14 @@ class Embedder(Protocol):
     def embed(self, catalog: Catalog, train: Interactions | None = None) -> ItemEmbeddings:
         """Vectors of all items; ``train`` is read by collaborative embedders only."""
 
+    def embed_new(self, catalog: Catalog) -> ItemEmbeddings:
+        """Vectors of later items in the space of the last ``embed`` or ``restore``: nothing is fitted again."""
 
-@runtime_checkable
-class EmbedsNewItems(Protocol):
-    """An embedder that can place later items in the space of the vectors it made before."""
+    def state(self) -> ComponentState:
+        """What ``embed_new`` needs."""
 
-    def embed_new(self, fitted: Catalog, new: Catalog) -> ItemEmbeddings:
-        """Vectors [len(new), D] of ``new`` in the space of ``embed(fitted)``; those of fitted items do not change."""
+    def restore(self, state: ComponentState) -> None:
+        """The inverse of ``state``."""
 
 
 @runtime_checkable
