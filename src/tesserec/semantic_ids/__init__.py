@@ -1,1 +1,27 @@
 """Semantic IDs: from item vectors to short tuples of codes, and the table that holds them."""
+
+from tesserec.semantic_ids.build import fit_semantic_ids
+from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
+from tesserec.semantic_ids.table import (
+    Collisions,
+    add_items,
+    build_semantic_ids,
+    content_codes,
+    load_semantic_ids,
+    remove_items,
+    save_semantic_ids,
+)
+
+__all__ = [
+    "CodesFile",
+    "Collisions",
+    "ResidualKMeans",
+    "add_items",
+    "build_semantic_ids",
+    "content_codes",
+    "fit_semantic_ids",
+    "load_semantic_ids",
+    "remove_items",
+    "save_semantic_ids",
+]
