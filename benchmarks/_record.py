@@ -50,8 +50,8 @@ def record(
 
     ``low`` and ``high`` bound ``value`` (a 95 % interval unless ``protocol`` says otherwise), ``n`` counts what was
     averaged, ``against`` names the other side of a ratio or difference. ``command`` measures the figure again; by
-    default it is the command line of this process. Raises ``ValueError`` for a name without an area, a value that is not finite
-    and an interval that does not hold the value.
+    default it is the command line of this process. Raises ``ValueError`` for a name without an area, a value that is
+    not finite and an interval that does not hold the value.
     """
     if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", figure):
         raise ValueError(f"figure {figure!r} must be lower-case parts joined by dots, such as house.import_s")
