@@ -1,0 +1,18 @@
+"""Events, catalogs and splits: from files of any kind to the types that stages exchange."""
+
+from tesserec.data.catalog import ITEM_COLUMNS, align_catalog, catalog_of, read_catalog
+from tesserec.data.interactions import EVENT_COLUMNS, k_core, read_events
+from tesserec.data.requests import history_requests, requests_before, user_requests
+
+__all__ = [
+    "EVENT_COLUMNS",
+    "ITEM_COLUMNS",
+    "align_catalog",
+    "catalog_of",
+    "history_requests",
+    "k_core",
+    "read_catalog",
+    "read_events",
+    "requests_before",
+    "user_requests",
+]
