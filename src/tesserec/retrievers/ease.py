@@ -94,7 +94,7 @@ class EASE:
 
 
 def _closed_form(gram_MM: Tensor, l2: float) -> Tensor:
-    """Weights [M, M] float32 with a zero diagonal (equation 8 of the paper) from XᵀX in float64, which is overwritten."""
+    """Weights [M, M] float32 with a zero diagonal (equation 8) from XᵀX in float64, which is overwritten."""
     gram_MM.diagonal().add_(l2)
     inverse_MM = torch.cholesky_inverse(torch.linalg.cholesky(gram_MM))
     weights_MM = (-inverse_MM / inverse_MM.diagonal()).float()

@@ -82,7 +82,11 @@ def sparse_state(matrix: sp.csr_matrix) -> ComponentState:
     )
 
 
-def sparse_from_state(state: ComponentState, shape: tuple[int, int]) -> sp.csr_matrix:
-    """The inverse of ``sparse_state``."""
+def sparse_from_state(state: ComponentState, size: int) -> sp.csr_matrix:
+    """The inverse of ``sparse_state``: a square matrix of ``size`` rows, those added since all zero."""
     names = ("weights", "columns", "offsets")
-    return sp.csr_matrix(tuple(as_numpy(state.tensors[name]) for name in names), shape=shape)
+    parts = tuple(as_numpy(state.tensors[name]) for name in names)
+    stored = len(state.tensors["offsets"]) - 1
+    matrix = sp.csr_matrix(parts, shape=(stored, stored), copy=True)
+    matrix.resize(size, size)
+    return matrix

@@ -17,7 +17,7 @@ from tesserec.types import PAD, Candidates, Catalog, FitContext, Interactions, R
 
 __all__ = ["RetrieverContract"]
 
-HISTORIES = ([[0, 1], [2, 3]], [], [[4], [4], [5]], [[11]])
+HISTORIES: tuple[list[list[int]], ...] = ([[0, 1], [2, 3]], [], [[4], [4], [5]], [[11]])
 
 
 class RetrieverContract:

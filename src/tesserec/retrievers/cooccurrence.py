@@ -1,0 +1,147 @@
+"""Co-occurrence: items that follow the last ones of the history, within a few events, in other users' logs.
+
+Paper: none; sequential rules with decay as in Ludewig & Jannach 2018, "Evaluation of Session-based Recommendation
+    Algorithms", arXiv 1803.09587 (SR, section 3.1), a strong and cheap baseline.
+Adds: C[i, j] = Σ decay^(distance − 1) over pairs of a user's events, i before j, at most ``window`` apart, divided by
+    count(i)^normalization; a request adds the rows of its last events.
+Differs: decay is exponential where SR divides by the distance; pairs also count a little against their order; a history
+    of several events is used, and popularity orders the rest.
+Checked: tests/retrievers/test_cooccurrence.py (pairs by hand); CHECKED
+
+Dimensions: B requests · E events · H history events · N items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from tesserec.config import Field, component
+from tesserec.decoding.top_k import top_k_in_batches
+from tesserec.retrievers.evidence import (
+    history_matrix,
+    normalized,
+    require_fitted,
+    sparse_from_state,
+    sparse_state,
+    steps_ago,
+)
+from tesserec.retrievers.popularity import Popularity
+from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests, as_numpy
+
+__all__ = ["Cooccurrence"]
+
+Array = np.ndarray[Any, Any]
+
+CHUNK_EVENTS = 2**19
+"""Events whose pairs are in memory at once."""
+MAX_PAIRS = 2**27
+"""Distinct pairs (1 GiB) beyond which only the strongest are kept while counting goes on."""
+
+
+@component
+class Cooccurrence:
+    """Proposes what followed the last items of the history most often; popular items where those are too few.
+
+    Distances count events in the order of the log, so that neighbours within a basket count too.
+    """
+
+    window: Annotated[int, Field(ge=1)] = 8
+    """Largest distance of a pair, in events of one user."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """What a pair counts, relative to one an event closer."""
+    reverse: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """What a pair counts against its order: 1 makes the relation symmetric."""
+    normalization: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Power of count(i) by which the pairs of i are divided; 1 gives conditional probabilities."""
+    history_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """What an event of the history counts, relative to one a step (basket) later."""
+    num_neighbors: Annotated[int, Field(ge=1)] = 1000
+    """Strongest pairs kept of each item."""
+    back_off: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of popularity in the score; 0: items that follow nothing are not told apart."""
+    popularity: Popularity = dataclasses.field(default_factory=Popularity)
+    """What the rest of the list is ordered by."""
+
+    def __post_init__(self) -> None:
+        self._weights: sp.csr_matrix | None = None
+
+    def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
+        """Count the pairs of positive events, in time O(E · window)."""
+        events = train.positives()
+        num_items = len(catalog)
+        weights = sp.csr_matrix((num_items, num_items), dtype=np.float32)
+        for first, second, value in self._pairs(events):
+            chunk = sp.csr_matrix((value, (first, second)), shape=weights.shape, dtype=np.float32)
+            weights = weights + chunk + self.reverse * chunk.T.tocsr()
+            if weights.nnz > MAX_PAIRS:
+                weights = _strongest(weights, self.num_neighbors)
+        weights = _strongest(weights, self.num_neighbors)
+        count_N = np.bincount(as_numpy(events.item_E), minlength=num_items)
+        divisor_N = (np.maximum(count_N, 1) ** self.normalization).astype(np.float32)
+        weights.data /= np.repeat(divisor_N, np.diff(weights.indptr))
+        self.popularity.fit(train, catalog, context)
+        self._weights = weights
+
+    def score_all(self, requests: Requests) -> Tensor:
+        """(1 − back_off) · probability + back_off · popularity share, [B, N] float32 in [0, 1]."""
+        following_BN = self.probabilities(requests)
+        return following_BN.mul_(1 - self.back_off).add_(self.popularity.probabilities(requests), alpha=self.back_off)
+
+    def probabilities(self, requests: Requests) -> Tensor:
+        """The summed weights of the history's pairs as shares, [B, N]; all zero where no item has any."""
+        weights = require_fitted(self._weights, self)
+        history = requests.history.positives()
+        weights_H = self.history_decay ** steps_ago(history).float()
+        seen = history_matrix(history, weights_H, weights.shape[0])
+        return normalized(torch.from_numpy((seen @ weights).toarray()))
+
+    def retrieve(self, requests: Requests, k: int) -> Candidates:
+        """The ``k`` best items that the filters allow."""
+        return top_k_in_batches(self.score_all, requests, k, require_fitted(self._weights, self).shape[0])
+
+    def state(self) -> ComponentState:
+        """The pairs and the popularity of every item."""
+        pairs = sparse_state(require_fitted(self._weights, self)).under("pairs")
+        return ComponentState.merged(pairs, self.popularity.state().under("popularity"))
+
+    def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
+        """The inverse of ``state``; items added to the catalog since have no pairs."""
+        self.popularity.restore(state.part("popularity"), catalog, context)
+        self._weights = sparse_from_state(state.part("pairs"), len(catalog))
+
+    def _pairs(self, events: Interactions) -> Iterator[tuple[Array, Array, Array]]:
+        """Chunks of pairs: the earlier items, the later ones and their weights."""
+        user_E, item_E = as_numpy(events.user_E), as_numpy(events.item_E)
+        for start in range(0, len(events), CHUNK_EVENTS):
+            end = min(start + CHUNK_EVENTS, len(events))
+            parts = []
+            for distance in range(1, self.window + 1):
+                first = np.arange(start, min(end, len(events) - distance))
+                first = first[user_E[first] == user_E[first + distance]]
+                weight = np.full(len(first), self.decay ** (distance - 1), dtype=np.float32)
+                parts.append((item_E[first], item_E[first + distance], weight))
+            columns = list(zip(*parts, strict=True))
+            yield np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
+
+
+def _strongest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
+    """The ``limit`` largest entries of each row, the lower column first among equals."""
+    long_N = np.diff(matrix.indptr) > limit
+    if not long_N.any():
+        return matrix
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    entry = np.flatnonzero(long_N[row])
+    entry = entry[np.lexsort((matrix.indices[entry], -matrix.data[entry], row[entry]))]
+    starts = np.flatnonzero(np.r_[True, np.diff(row[entry]) != 0])
+    rank = np.arange(len(entry)) - np.repeat(starts, np.diff(np.r_[starts, len(entry)]))
+    kept = matrix.copy()
+    kept.data[entry[rank >= limit]] = 0
+    kept.eliminate_zeros()
+    return kept
