@@ -2,7 +2,9 @@
 
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
+from tesserec.semantic_ids.rq_vae import RQVAE, RQVAETraining
 from tesserec.semantic_ids.table import (
     Collisions,
     add_items,
@@ -14,14 +16,19 @@ from tesserec.semantic_ids.table import (
 )
 
 __all__ = [
+    "RQVAE",
     "CodesFile",
     "Collisions",
+    "RQVAETraining",
     "ResidualKMeans",
+    "SemanticIdReport",
     "add_items",
     "build_semantic_ids",
     "content_codes",
+    "diagnose",
     "fit_semantic_ids",
     "load_semantic_ids",
     "remove_items",
     "save_semantic_ids",
+    "tree",
 ]

@@ -14,6 +14,7 @@ from typing import Annotated
 import faiss
 import numpy as np
 import torch
+from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 from tesserec.config import Field
@@ -38,6 +39,8 @@ CodebookSize = Size | tuple[Size, ...]
 
 _DISTANCES_AT_ONCE = 1 << 22
 """Distances held in memory while encoding (16 MB)."""
+
+_START_POINTS_PER_CODE = 16
 
 
 def level_sizes(num_levels: int, codebook_size: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -112,13 +115,17 @@ def k_means(points_ND: Tensor, size: int, seed: int, *, points_per_code: int = 2
         generator = torch.Generator().manual_seed(seed)
         points_ND = points_ND[torch.randperm(len(points_ND), generator=generator)[:limit]]
     points = np.ascontiguousarray(as_numpy(points_ND + 0.0))  # + 0.0: −0 and 0 are one point
-    distinct = np.unique(points.view(f"V{points.itemsize * points.shape[1]}"))
+    distinct = np.unique(points.view(f"V{points.itemsize * points.shape[1]}")).view(points.dtype)
+    distinct = distinct.reshape(-1, points.shape[1])
     if len(distinct) <= size:
-        return torch.from_numpy(distinct.view(points.dtype).reshape(len(distinct), -1).copy())
+        return torch.from_numpy(distinct)
+    # k-means++ on a part of the points: errors are several percent below faiss's own random start
+    some = np.random.default_rng(seed).permutation(len(distinct))[: _START_POINTS_PER_CODE * size]
+    start, _ = kmeans_plusplus(distinct[some], size, random_state=seed)
     solver = faiss.Kmeans(
         points.shape[1], size, niter=num_iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=limit
     )
-    solver.train(points)
+    solver.train(points, init_centroids=start)
     return torch.from_numpy(np.array(solver.centroids))
 
 
