@@ -1,0 +1,210 @@
+"""Would the tests notice a bug? Mutation testing of the stages whose mistakes stay silent.
+
+``python -m tools.mutate`` copies the tree to a temporary folder, lets mutmut plant one small bug at a time in
+``semantic_ids/``, ``decoding/``, ``evaluation/`` and ``data/``, and runs those tests of the four folders that reach the
+changed function. Of all mutants it takes a sample that depends on the seed and the mutants' own text only, so that a
+change in one function leaves the sample of the others as it was. It records the share that was noticed and writes
+docs/mutants.md, which lists every survivor with the reason given for it in tools/mutants.toml; a survivor without one
+fails the run.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.stats import status_by_exit_code
+from mutmut.utils.format_utils import get_mutant_name, orig_function_and_class_names_from_key
+from scipy.stats import binomtest
+
+from benchmarks._record import record
+
+FIGURES = ("house.mutation_score",)
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("semantic_ids", "decoding", "evaluation", "data")
+TARGET = 0.85
+NOTICED = ("killed", "timeout", "segfault")
+"""What mutmut calls a mutant that the tests did not let pass; in doubt ("suspicious") it counts as a survivor."""
+
+SETTINGS = """
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = {only}
+pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-m", "not prove", "--timeout=0"]
+process_isolation = "forkserver"
+timeout_constant = 2.0
+timeout_multiplier = 3.0
+use_git_change_detection = false
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug."""
+
+    name: str
+    """What mutmut calls it."""
+    file: str
+    function: str
+    diff: str
+    """The changed lines, "-" before and "+" after."""
+    status: str = "not checked"
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits of file, function and change, the same as long as those are."""
+        return hashlib.sha256("\n".join([self.file, self.function, self.diff]).encode()).hexdigest()[:12]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sample; 1 where the score is below the target or a survivor has no reason."""
+    parser = argparse.ArgumentParser(prog="python -m tools.mutate", description="Mutation-test four stages.")
+    parser.add_argument("--sample", type=int, default=600, help="how many mutants to try (default: 600)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants tried at a time (default: 2)")
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="fewer, to try; records nothing")
+    options = parser.parse_args(arguments)
+    everything = [mutant for stage in options.stages for mutant in mutants_of(ROOT, stage)]
+    chosen = sample(everything, options.sample, options.seed)
+    print(f"{len(everything):,} mutants of {', '.join(options.stages)}; trying {len(chosen)}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="tesserec-mutants-") as folder:
+        tried = run(ROOT, Path(folder), chosen, options.stages, options.jobs)
+    reasons = read_reasons(ROOT / "tools" / "mutants.toml")
+    survivors = [mutant for mutant in tried if mutant.status not in NOTICED]
+    unexplained = [mutant for mutant in survivors if mutant.key not in reasons]
+    for mutant in unexplained:
+        print(f"\n{mutant.file}: {mutant.function} ({mutant.status}), key {mutant.key}\n{mutant.diff}")
+    score = 1 - len(survivors) / len(tried)
+    print(f"\n{len(tried) - len(survivors)} of {len(tried)} mutants were noticed: {score:.1%} (target {TARGET:.0%});")
+    print(f"{len(unexplained)} of {len(survivors)} survivors have no reason in tools/mutants.toml")
+    if tuple(options.stages) == STAGES:
+        low, high = binomtest(len(tried) - len(survivors), len(tried)).proportion_ci(method="wilson")
+        protocol = "share of a seeded sample of mutants that the tests notice, 95 % Wilson interval"
+        record(
+            "house.mutation_score",
+            score,
+            "share",
+            low=low,
+            high=high,
+            n=len(tried),
+            protocol=protocol,
+            seeds=[options.seed],
+            command="make mutate",
+        )
+        (ROOT / "docs" / "mutants.md").write_text(page(tried, len(everything), reasons), encoding="utf-8")
+    return 1 if unexplained or score < TARGET else 0
+
+
+# Mutants
+
+
+def mutants_of(root: Path, stage: str) -> list[Mutant]:
+    """Every mutant that mutmut makes of one stage."""
+    mutants = []
+    for path in sorted((root / "src" / "tesserec" / stage).rglob("*.py")):
+        file = path.relative_to(root)
+        mutated = mutate_file_contents(str(file), path.read_text(encoding="utf-8"))
+        lines = mutated.code.splitlines()
+        for name in mutated.mutant_names:
+            original = f"{name.rpartition('__mutmut_')[0]}__mutmut_orig"
+            before, after = (
+                ["def" if f" {n}(" in line else line for line in lines[span.start - 1 : span.end]]
+                for n, span in ((n, mutated.line_span_by_function_name[n]) for n in (original, name))
+            )
+            function, owner = orig_function_and_class_names_from_key(name)
+            qualified = f"{owner}.{function}" if owner else function
+            mutants.append(
+                Mutant(get_mutant_name(file, name), file.as_posix(), qualified, changed_lines(before, after))
+            )
+    return mutants
+
+
+def changed_lines(before: Sequence[str], after: Sequence[str]) -> str:
+    """The lines that differ, without their common indentation."""
+    difference = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
+    return "\n".join(f"{line[0]} {line[1:].strip()}" for line in difference if not line.startswith("@@"))
+
+
+def sample(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
+    """``count`` mutants, each with the same chance; those of an unchanged function stay what they were."""
+
+    def ticket(mutant: Mutant) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed} {mutant.key}".encode()).hexdigest(), mutant.name
+
+    return sorted(sorted(mutants, key=ticket)[:count], key=lambda mutant: (mutant.file, mutant.name))
+
+
+def run(root: Path, folder: Path, mutants: Sequence[Mutant], stages: Sequence[str], jobs: int) -> list[Mutant]:
+    """The mutants with what became of them, tried in a copy of the tree at ``folder``."""
+    tree = folder / "tree"
+    for name in ("src", "tests"):
+        shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    settings = SETTINGS.format(
+        only=json.dumps([f"src/tesserec/{stage}/*" for stage in stages]),
+        tests=json.dumps([f"tests/{stage}" for stage in STAGES]),
+    )
+    project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    (tree / "pyproject.toml").write_text(project + settings, encoding="utf-8")
+    (tree / "README.md").touch()
+    command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", str(jobs)]
+    environment = os.environ | {"CI": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    subprocess.run([*command, *(mutant.name for mutant in mutants)], cwd=tree, env=environment, check=True)
+    codes: dict[str, int | None] = {}
+    for meta in (tree / "mutants").rglob("*.meta"):
+        codes |= json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+    return [dataclasses.replace(mutant, status=status_by_exit_code[codes[mutant.name]]) for mutant in mutants]
+
+
+# The report
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Why each survivor is let live, by key; raises ``ValueError`` for an entry without a reason."""
+    reasons = {}
+    for key, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        if not entry.get("reason"):
+            raise ValueError(f"{path}: [{key}] has no reason: say why no test can or should notice it")
+        reasons[key] = str(entry["reason"])
+    return reasons
+
+
+def page(tried: Sequence[Mutant], total: int, reasons: dict[str, str]) -> str:
+    """docs/mutants.md: the score by stage, then every survivor with its reason."""
+    lines = [
+        *("# Mutants", "", "<!-- Written by `make mutate`: reasons are in tools/mutants.toml. -->", ""),
+        f"Of {total:,} small bugs that mutmut plants in four stages, {len(tried)} were tried. A bug is noticed when a",
+        "test fails, hangs or dies of it.",
+        *("", "| stage | tried | noticed | share |", "|---|--:|--:|--:|"),
+    ]
+    by_stage = Counter(stage_of(mutant) for mutant in tried)
+    noticed = Counter(stage_of(mutant) for mutant in tried if mutant.status in NOTICED)
+    lines += [f"| {stage} | {n} | {noticed[stage]} | {noticed[stage] / n:.1%} |" for stage, n in by_stage.items()]
+    lines += [f"| all | {len(tried)} | {noticed.total()} | {noticed.total() / len(tried):.1%} |", "", "## Survivors"]
+    for mutant in tried:
+        if mutant.status not in NOTICED:
+            lines += ["", f"### `{mutant.function}` in [{mutant.file}](../{mutant.file})", ""]
+            lines += ["```diff", mutant.diff, "```", "", f"`{mutant.key}`: {reasons.get(mutant.key, 'no reason yet.')}"]
+    return "\n".join(lines) + "\n"
+
+
+def stage_of(mutant: Mutant) -> str:
+    """The folder of a mutant's file right under the package."""
+    return Path(mutant.file).parts[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
