@@ -14,7 +14,15 @@ from torch import Tensor
 from tesserec.errors import DataError
 from tesserec.types import PAD, Candidates, Requests
 
-__all__ = ["MAX_SCORES", "allowed_items", "top_k", "top_k_in_batches"]
+__all__ = [
+    "MAX_SCORES",
+    "allowed_items",
+    "available_items",
+    "excluded_keys",
+    "first_best",
+    "top_k",
+    "top_k_in_batches",
+]
 
 MAX_SCORES = 2**24
 """Scores held at once by ``top_k_in_batches``: 64 MB of float32, about 256 MB with masks and temporaries."""
@@ -25,18 +33,32 @@ def allowed_items(requests: Requests, num_items: int) -> Tensor:
 
     Raises ``DataError`` where ``available_N`` is not of ``num_items`` items.
     """
-    filters = requests.filters
-    allowed_BN = torch.ones(len(requests), num_items, dtype=torch.bool)
-    if filters.available_N is not None:
-        if filters.available_N.shape != (num_items,):
-            shape = tuple(filters.available_N.shape)
-            raise DataError(f"filters.available_N has shape {shape}, expected ({num_items},): one flag an item")
-        allowed_BN &= filters.available_N
-    if filters.exclude_history:
-        allowed_BN[requests.history.rows, requests.history.items] = False
-    if filters.excluded is not None:
-        allowed_BN[filters.excluded.rows, filters.excluded.values] = False
+    allowed_BN = available_items(requests, num_items).repeat(len(requests), 1)
+    allowed_BN.view(-1)[excluded_keys(requests, num_items)] = False
     return allowed_BN
+
+
+def available_items(requests: Requests, num_items: int) -> Tensor:
+    """Whether each item may be shown to anybody: bool [N]. Raises ``DataError`` where the filter has another length."""
+    available_N = requests.filters.available_N
+    if available_N is None:
+        return torch.ones(num_items, dtype=torch.bool)
+    if available_N.shape != (num_items,):
+        shape = tuple(available_N.shape)
+        raise DataError(f"filters.available_N has shape {shape}, expected ({num_items},): give one flag an item")
+    return available_N
+
+
+def excluded_keys(requests: Requests, num_items: int) -> Tensor:
+    """``request · num_items + item`` of what a request's own filters exclude, distinct and ascending, int64."""
+    filters, history = requests.filters, requests.history
+    keys = torch.zeros(0, dtype=torch.int64)
+    if filters.exclude_history:
+        keys = history.rows * num_items + history.items
+    if filters.excluded is not None:
+        keys = torch.cat([keys, filters.excluded.rows * num_items + filters.excluded.values])
+    distinct: Tensor = torch.unique(keys)
+    return distinct
 
 
 def top_k(scores_BN: Tensor, requests: Requests, k: int) -> Candidates:
@@ -52,7 +74,7 @@ def top_k(scores_BN: Tensor, requests: Requests, k: int) -> Candidates:
     num_items = scores_BN.shape[1]
     allowed_BN = allowed_items(requests, num_items).to(scores_BN.device)
     scores_BN = scores_BN.masked_fill(~allowed_BN, -torch.inf)
-    items_BK = _first_best(scores_BN, min(k, num_items))
+    items_BK = first_best(scores_BN, min(k, num_items))
     scores_BK, order_BK = scores_BN.gather(1, items_BK).sort(dim=1, descending=True, stable=True)
     items_BK = items_BK.gather(1, order_BK).masked_fill(scores_BK == -torch.inf, PAD)
     missing = k - items_BK.shape[1]
@@ -70,7 +92,7 @@ def top_k_in_batches(score: Callable[[Requests], Tensor], requests: Requests, k:
     return Candidates.concatenate([top_k(score(batch), batch, k) for batch in batches])
 
 
-def _first_best(scores_BN: Tensor, k: int) -> Tensor:
+def first_best(scores_BN: Tensor, k: int) -> Tensor:
     """Indices [B, k], ascending, of the k best of each row; of those equal to the k-th the lowest are taken."""
     least_B1 = scores_BN.topk(k, dim=1).values[:, -1:]
     better_BN = scores_BN > least_B1

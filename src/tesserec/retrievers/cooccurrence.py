@@ -76,9 +76,9 @@ class Cooccurrence:
         """Count the pairs of positive events, in time O(E · window)."""
         events = train.positives()
         num_items = len(catalog)
-        weights = sp.csr_matrix((num_items, num_items), dtype=np.float32)
+        weights = _counted(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32), num_items)
         for first, second, value in self._pairs(events):
-            chunk = sp.csr_matrix((value, (first, second)), shape=weights.shape, dtype=np.float32)
+            chunk = _counted(first, second, value, num_items)
             weights = weights + chunk + self.reverse * chunk.T.tocsr()
             if weights.nnz > MAX_PAIRS:
                 weights = _strongest(weights, self.num_neighbors)
@@ -129,6 +129,11 @@ class Cooccurrence:
                 parts.append((item_E[first], item_E[first + distance], weight))
             columns = list(zip(*parts, strict=True))
             yield np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
+
+
+def _counted(first: Array, second: Array, value: Array, num_items: int) -> sp.csr_matrix:
+    """Pairs as a sparse [N, N] matrix; equal ones add up."""
+    return sp.csr_matrix((value, (first, second)), shape=(num_items, num_items))
 
 
 def _strongest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -84,9 +85,6 @@ def sparse_state(matrix: sp.csr_matrix) -> ComponentState:
 
 def sparse_from_state(state: ComponentState, size: int) -> sp.csr_matrix:
     """The inverse of ``sparse_state``: a square matrix of ``size`` rows, those added since all zero."""
-    names = ("weights", "columns", "offsets")
-    parts = tuple(as_numpy(state.tensors[name]) for name in names)
-    stored = len(state.tensors["offsets"]) - 1
-    matrix = sp.csr_matrix(parts, shape=(stored, stored), copy=True)
-    matrix.resize(size, size)
-    return matrix
+    weights, columns, offsets = (as_numpy(state.tensors[name]) for name in ("weights", "columns", "offsets"))
+    offsets = np.pad(offsets, (0, size + 1 - len(offsets)), mode="edge")
+    return sp.csr_matrix((weights, columns, offsets), shape=(size, size), copy=True)

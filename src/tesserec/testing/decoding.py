@@ -1,0 +1,98 @@
+"""Random tries, models and filters, and exhaustive search, to hold the beam search against.
+
+Dimensions: B requests · M beams · C children · N items · L levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tesserec.decoding.top_k import allowed_items
+from tesserec.decoding.trie import Trie
+from tesserec.types import Filters, History, Ragged, Requests, SemanticIds
+
+__all__ = ["TableModel", "exhaustive", "random_requests", "random_semantic_ids"]
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A step whose log-probabilities are read from a table: one number a request and node.
+
+    Its cache is the beams so far, reordered by ``parents_BM`` as a model reorders its keys and values: it checks that
+    they are the ancestors of the nodes that it is asked about.
+    """
+
+    trie: Trie
+    tables: tuple[Tensor, ...]
+    """For each depth 1 … L, log-probabilities [B, nodes]."""
+
+    @classmethod
+    def random(cls, trie: Trie, num_requests: int, generator: torch.Generator, ties: bool = False) -> TableModel:
+        """Independent numbers below 0; whole ones, of which many are equal, where ``ties``."""
+        tables = []
+        for depth in range(1, trie.num_levels + 1):
+            values = torch.rand(num_requests, trie.num_nodes(depth), generator=generator, device=generator.device) * -4
+            tables.append(values.round() if ties else values)
+        return cls(trie, tuple(tables))
+
+    def __call__(  # noqa: PLR0917  # the protocol
+        self,
+        cache: tuple[Tensor, ...],
+        level: int,
+        parents_BM: Tensor | None,
+        nodes_BM: Tensor,
+        children_BMC: Tensor,
+        codes_BMC: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The protocol of ``tesserec.decoding.beam_search.Step``."""
+        assert (parents_BM is None) == (level == 0)
+        if parents_BM is not None:
+            cache = tuple(nodes.gather(1, parents_BM) for nodes in cache)
+            above_BMC, _ = self.trie.children(level - 1, cache[-1])
+            assert bool(((above_BMC == nodes_BM[..., None]).any(2) | (nodes_BM < 0)).all())
+        flat_BX = children_BMC.clamp(min=0).flatten(1)
+        return (*cache, nodes_BM), self.tables[level].gather(1, flat_BX).view(children_BMC.shape)
+
+    def item_scores(self) -> Tensor:
+        """The log-probability of each item's tuple, [B, N], added up in the order in which the search adds."""
+        scores_BN = torch.zeros(len(self.tables[0]), self.trie.num_items, device=self.trie.device)
+        for level, table in enumerate(self.tables):
+            scores_BN = scores_BN + table[:, self.trie.paths_NL[:, level]]
+        return scores_BN
+
+
+def exhaustive(model: TableModel, requests: Requests, k: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The best ``k`` allowed items and their scores, by sorting all: ties by code tuple, then by place in the bucket."""
+    place_N = torch.argsort(model.trie.buckets.values)
+    allowed_BN = allowed_items(requests, model.trie.num_items).tolist()
+    found, values = [], []
+    for row, scores in enumerate(model.item_scores().tolist()):
+        legal = [item for item, allowed in enumerate(allowed_BN[row]) if allowed]
+        best = sorted(legal, key=lambda item: (-scores[item], int(place_N[item])))[:k]  # noqa: B023  # used at once
+        found.append(best)
+        values.append([scores[item] for item in best])
+    return found, values
+
+
+def random_semantic_ids(num_items: int, codebook_sizes: tuple[int, ...], generator: torch.Generator) -> SemanticIds:
+    """Code tuples drawn at random, collisions included."""
+    columns = [torch.randint(size, (num_items,), generator=generator) for size in codebook_sizes]
+    return SemanticIds(torch.stack(columns, 1), codebook_sizes, "random")
+
+
+def random_requests(num_requests: int, num_items: int, generator: torch.Generator) -> Requests:
+    """Random histories and filters of every kind, some of which leave little or nothing."""
+
+    def rows(longest: int) -> Ragged:
+        lengths = torch.randint(longest + 1, (num_requests,), generator=generator)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return Ragged(offsets, torch.randint(num_items, (int(offsets[-1]),), generator=generator))
+
+    histories, excluded = rows(num_items), rows(2 * num_items)
+    share, choice = torch.rand(2, generator=generator).tolist()
+    available_N = torch.rand(num_items, generator=generator) < share
+    filters = Filters(choice < 0.7, excluded if choice > 0.4 else None, available_N if choice < 0.9 else None)
+    return Requests(History(histories.offsets, histories.values), filters=filters)
