@@ -83,29 +83,25 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(everything):,} mutants of {', '.join(options.stages)}; trying {len(chosen)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tesserec-mutants-") as folder:
         tried = run(ROOT, Path(folder), chosen, options.stages, options.jobs)
+    return conclude(tried, len(everything), options.seed, complete=tuple(options.stages) == STAGES)
+
+
+def conclude(tried: Sequence[Mutant], total: int, seed: int, complete: bool) -> int:
+    """Print the survivors without a reason and the score; record and write the page of a complete run."""
     reasons = read_reasons(ROOT / "tools" / "mutants.toml")
     survivors = [mutant for mutant in tried if mutant.status not in NOTICED]
     unexplained = [mutant for mutant in survivors if mutant.key not in reasons]
     for mutant in unexplained:
         print(f"\n{mutant.file}: {mutant.function} ({mutant.status}), key {mutant.key}\n{mutant.diff}")
-    score = 1 - len(survivors) / len(tried)
-    print(f"\n{len(tried) - len(survivors)} of {len(tried)} mutants were noticed: {score:.1%} (target {TARGET:.0%});")
+    num_noticed = len(tried) - len(survivors)
+    score = num_noticed / len(tried)
+    print(f"\n{num_noticed} of {len(tried)} mutants were noticed: {score:.1%} (target {TARGET:.0%});")
     print(f"{len(unexplained)} of {len(survivors)} survivors have no reason in tools/mutants.toml")
-    if tuple(options.stages) == STAGES:
-        low, high = binomtest(len(tried) - len(survivors), len(tried)).proportion_ci(method="wilson")
-        protocol = "share of a seeded sample of mutants that the tests notice, 95 % Wilson interval"
-        record(
-            "house.mutation_score",
-            score,
-            "share",
-            low=low,
-            high=high,
-            n=len(tried),
-            protocol=protocol,
-            seeds=[options.seed],
-            command="make mutate",
-        )
-        (ROOT / "docs" / "mutants.md").write_text(page(tried, len(everything), reasons), encoding="utf-8")
+    if complete:
+        low, high = binomtest(num_noticed, len(tried)).proportion_ci(method="wilson")
+        about = f"share of a seeded sample of {total:,} mutants that the tests notice; 95 % Wilson interval"
+        record("house.mutation_score", score, "share", low=low, high=high, n=len(tried), protocol=about, seeds=[seed])
+        (ROOT / "docs" / "mutants.md").write_text(page(tried, total, reasons), encoding="utf-8")
     return 1 if unexplained or score < TARGET else 0
 
 
