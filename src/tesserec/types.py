@@ -238,18 +238,18 @@ class Interactions:
 
     @cached_property
     def step_E(self) -> Tensor:
-        """A number that changes from event to event where user, time or session changes, int64 ascending.
+        """The number of each event's step, int64 ascending over the log.
 
-        Events of one step happened together (a basket): their order means nothing.
+        Events of one step happened together (a basket): their order means nothing. They are neighbours of one user and one
+        session, or of one time where either has no session.
         """
         if not len(self):
             return torch.zeros(0, dtype=torch.int64)
         changed = self.user_E.diff() != 0
+        same = (self.time_E.diff() == 0) & (self.time_E[1:] != NO_TIME)
         if self.session_E is not None:
-            same = (self.session_E.diff() == 0) & (self.session_E[1:] >= 0)
-            same |= (self.time_E.diff() == 0) & (self.time_E[1:] != NO_TIME)
-        else:
-            same = (self.time_E.diff() == 0) & (self.time_E[1:] != NO_TIME)
+            both = (self.session_E[1:] >= 0) & (self.session_E[:-1] >= 0)
+            same = torch.where(both, self.session_E.diff() == 0, same)
         return torch.cat([torch.zeros(1, dtype=torch.int64), (changed | ~same).long().cumsum(0)])
 
     def item_counts(self) -> Tensor:

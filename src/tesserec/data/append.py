@@ -1,4 +1,4 @@
-"""A log with later events at its end: what a nightly run adds to what it knew.
+"""A log with later events, and a catalog with later items: what a nightly run adds to what it knew.
 
 Users and items keep their dense indices; new ones come after them. Only events after the last time of the old log are
 taken, so that a file of new events and a file of all events give the same log.
@@ -10,15 +10,16 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from tesserec.data.columns import positions
 from tesserec.errors import DataError
-from tesserec.types import NO_TIME, Interactions, Vocabulary, as_numpy
+from tesserec.types import NO_TIME, Catalog, Interactions, Vocabulary, as_numpy
 
-__all__ = ["append_events", "append_ids"]
+__all__ = ["append_catalog", "append_events", "append_ids"]
 
 _GROUPS = ("session_E", "impression_E")
 _LABELS = (("kind_E", "kinds"), ("domain_E", "domains"))
@@ -30,6 +31,19 @@ def append_ids(old: Vocabulary, new: Vocabulary) -> Vocabulary:
         raise DataError(f"the ids known are {old.ids.type}, the new ones {new.ids.type}: cast the new ones")
     added = pa.array(positions(new.ids, old) < 0)
     return Vocabulary(pa.concat_arrays([old.ids, new.ids.filter(added)]))
+
+
+def append_catalog(old: Catalog, new: Catalog) -> Catalog:
+    """The items of ``old`` as they are, then those of ``new`` that it lacks; attributes that one has not are null."""
+    items = append_ids(old.items, new.items)
+    added = torch.from_numpy(positions(new.items.ids, old.items)) < 0
+    frame = pl.concat([old.frame, new.frame.filter(pl.Series(added.numpy()))], how="diagonal_relaxed")
+    if old.available_N is None and new.available_N is None:
+        return Catalog(items, frame)
+    before, after = (
+        torch.ones(len(c), dtype=torch.bool) if c.available_N is None else c.available_N for c in (old, new)
+    )
+    return Catalog(items, frame, torch.cat([before, after[added]]))
 
 
 def append_events(old: Interactions, new: Interactions) -> Interactions:

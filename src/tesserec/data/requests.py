@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tesserec.types import NO_TIME, Filters, History, Interactions, Ragged, Requests
 
-__all__ = ["history_requests", "requests_before", "user_requests"]
+__all__ = ["history_requests", "ranges", "requests_before", "user_requests"]
 
 
 def requests_before(
@@ -29,7 +29,7 @@ def requests_before(
     user_B = interactions.user_E[end_B].long() if user_B is None else user_B
     time_B = interactions.time_E[end_B] if time_B is None else time_B
     start_B = interactions.user_offsets[user_B]
-    offsets, at_H = _ranges(start_B, end_B)
+    offsets, at_H = ranges(start_B, end_B)
     columns = {
         "time": interactions.time_E[at_H],
         "step": interactions.step_E[at_H],
@@ -81,7 +81,7 @@ def history_requests(
     return Requests(history, filters=Filters(exclude_history, available_N=available_N))
 
 
-def _ranges(start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
+def ranges(start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
     """(offsets [B + 1], positions start_b … end_b − 1 of every row, one after the other)."""
     lengths_B = end_B - start_B
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths_B.cumsum(0)])
