@@ -4,6 +4,7 @@ from tesserec.data.catalog import ITEM_COLUMNS, align_catalog, catalog_of, read_
 from tesserec.data.interactions import EVENT_COLUMNS, k_core, read_events
 from tesserec.data.leaks import check_leaks
 from tesserec.data.requests import history_requests, requests_before, user_requests
+from tesserec.data.split_files import export_split, load_split
 from tesserec.data.splits import Split, SplitConfig, SplitReport, split
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "align_catalog",
     "catalog_of",
     "check_leaks",
+    "export_split",
     "history_requests",
     "k_core",
+    "load_split",
     "read_catalog",
     "read_events",
     "requests_before",

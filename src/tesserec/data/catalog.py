@@ -1,7 +1,8 @@
 """Item tables: any table → ``Catalog``, and catalogs made to fit a vocabulary.
 
-``text``, what embedders read, is taken from a column of that name; otherwise it is made of what there is: the title, then
-"Brand: …", "Categories: …", the description, joined with ". ". Lists are joined with ", " (paths of categories with " > ").
+``text``, what embedders read, is taken from a column of that name; otherwise it is made of what there is: the title,
+then "Brand: …", "Categories: …", the description, joined with ". ". Lists are joined with ", " (paths of categories
+with " > ").
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 def read_catalog(source: Source, *, columns: Mapping[str, str | None] | None = None) -> Catalog:
     """The items of a file or frame, in the order of their sorted ids, with all their columns.
 
-    Columns that we know take our names (``columns`` maps as in ``read_events``), the others keep theirs. Raises ``DataError``
-    (with row, column and remedy) for a missing or null id, an item that occurs twice, an unusable price or availability.
+    Columns that we know take our names (``columns`` maps as in ``read_events``), the others keep theirs. Raises
+    ``DataError`` (with row, column and remedy) for a missing or null id, an item that occurs twice, an unusable price
+    or availability.
     """
     table = open_table(source)
     names = match_columns(table, ITEM_COLUMNS, columns)
@@ -82,7 +84,9 @@ def _typed(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """Texts as strings, ``price`` as a number, ``available`` as a boolean, and ``text`` made where it is absent."""
     lists = [name for name in frame.columns if isinstance(frame.schema[name], pl.List)]
     known = [name for name in ("title", "text", "brand", "description", "domain") if name in frame.columns]
-    frame = frame.with_columns(_joined(frame, name) if name in lists else pl.col(name).cast(pl.String) for name in known)
+    frame = frame.with_columns(
+        _joined(frame, name) if name in lists else pl.col(name).cast(pl.String) for name in known
+    )
     if "price" in frame.columns:
         frame = frame.with_columns(_price(frame["price"], where))
     if "available" in frame.columns:
@@ -114,7 +118,9 @@ def _price(column: pl.Series, where: str) -> pl.Series:
     broken = (price.is_null() & column.is_not_null()) | ~price.fill_null(0).is_finite() | (price < 0).fill_null(False)
     if broken.any():
         row = int(broken.arg_max() or 0)
-        raise DataError(f"{where}: column price is {column[row]!r} in row {row}: expected a number of at least 0, or null")
+        raise DataError(
+            f"{where}: column price is {column[row]!r} in row {row}: expected a number of at least 0, or null"
+        )
     return price
 
 

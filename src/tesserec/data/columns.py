@@ -204,9 +204,10 @@ def _fails(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
 def read_seconds(table: Table, name: str) -> npt.NDArray[np.int64]:
     """A column of times as whole seconds since 1970 UTC [E] int64, ``NO_TIME`` where null or NaN.
 
-    Numbers are seconds unless all are so large (from 10¹¹, in seconds the year 5138) that they can only be milli-, micro- or
-    nanoseconds, which is logged; columns that mix units are refused. Dates count from midnight; times without a zone are UTC;
-    strings are ISO 8601. Fractions of a second are cut. Raises ``DataError`` for negative and unparsable times.
+    Numbers are seconds unless all are so large (from 10¹¹, in seconds the year 5138) that they can only be milli-,
+    micro- or nanoseconds, which is logged; columns that mix units are refused. Dates count from midnight; times
+    without a zone are UTC; strings are ISO 8601. Fractions of a second are cut. Raises ``DataError`` for negative and
+    unparsable times.
     """
     where = f"{table.name}: column {name}"
     column = _plain(table.read(name))
@@ -271,5 +272,3 @@ def _checked(column: pa.ChunkedArray, where: str, *, read: bool) -> npt.NDArray[
 
 def _unit(number: int) -> tuple[int, str]:
     return next((u for u in reversed(_UNITS) if number >= _LATEST_S * u[0] // 1000), _UNITS[0])
-
-

@@ -1,7 +1,7 @@
 """Event logs: any table → ``Interactions``, and the k-core filter.
 
-Events are sorted by user, time, order; equal ones keep the order of the file. Where a file has no ``order`` column the row
-number takes its place. A user with an event without a time is sorted by ``order`` alone.
+Events are sorted by user, time, order; equal ones keep the order of the file. Where a file has no ``order`` column
+the row number takes its place. A user with an event without a time is sorted by ``order`` alone.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def read_events(
 ) -> Interactions:
     """The events of a file or frame (see ``tesserec.data.tables`` for the formats), sorted.
 
-    ``columns`` maps our names (the keys of ``EVENT_COLUMNS``) to the table's where aliases do not, or to None to leave one
-    out. ``user_id``, ``item_id`` and one of ``timestamp`` and ``order`` must exist; times may be null only beside ``order``.
-    Users and items are numbered in the order of their sorted ids, or as in ``users`` and ``items``. Events of items that
-    are not in ``items`` are an error, or dropped with a warning that counts them. Only events of ``positive_kinds`` are
-    ever targets (all, where it is empty).
+    ``columns`` maps our names (the keys of ``EVENT_COLUMNS``) to the table's where aliases do not, or to None to
+    leave one out. ``user_id``, ``item_id`` and one of ``timestamp`` and ``order`` must exist; times may be null only
+    beside ``order``. Users and items are numbered in the order of their sorted ids, or as in ``users`` and ``items``.
+    Events of items that are not in ``items`` are an error, or dropped with a warning that counts them. Only events of
+    ``positive_kinds`` are ever targets (all, where it is empty).
 
     Raises ``DataError`` (with row, column and remedy) for whatever cannot be used, ``UnknownIdError`` for unknown ids.
     """
@@ -91,7 +91,9 @@ def _event_columns(table: Table, columns: Mapping[str, str | None] | None) -> di
         if ours not in names:
             raise DataError(f'{has}: none is {ours}; say which is with columns={{"{ours}": ...}}')
     if not {"timestamp", "order"} & set(names):
-        raise DataError(f"{has}: neither timestamp nor order is among them, and without one there is no order of events")
+        raise DataError(
+            f"{has}: neither timestamp nor order is among them, and without one there is no order of events"
+        )
     return names
 
 
@@ -159,18 +161,20 @@ def _drop_unknown(
         row = int(np.argmin(known_E))
         value = table.read(names["item_id"])[row].as_py()
         raise UnknownIdError(
-            f"{table.name}: {count} events are of items that are not in the catalog, the first in row {row}: {value!r}; "
+            f"{table.name}: {count} events are of items not in the catalog, the first in row {row}: {value!r}; "
             'add them to the catalog or pass unknown_items="drop"'
         )
     if count == len(known_E):
         raise DataError(f"{table.name}: none of the {count} events is of an item in the catalog: compare their ids")
-    warnings.warn(f"{table.name}: {count} of {len(known_E)} events dropped: their items are not in the catalog", stacklevel=3)
+    warnings.warn(
+        f"{table.name}: {count} of {len(known_E)} events dropped: their items are not in the catalog", stacklevel=3
+    )
     for name, column in raw.items():
         raw[name] = None if column is None else column[known_E]
     return count
 
 
-def _sort(raw: dict[str, Array | None], num_users: int) -> dict[str, Tensor]:
+def _sort(raw: dict[str, Array | None], num_users: int) -> dict[str, Any]:
     """The columns of ``raw`` (emptied, to free memory) in order of user, time, order, as tensors."""
     user_E, time_E, order_E = raw["user_E"], raw["time_E"], raw["order_E"]
     assert user_E is not None

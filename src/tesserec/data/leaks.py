@@ -23,10 +23,10 @@ __all__ = ["check_leaks", "in_history"]
 def check_leaks(split: Split) -> None:
     """Raises ``LeakError``, which names the first event, user or item at fault, where a part knows what it must not.
 
-    Checked: nobody is asked twice; histories do not reach the request's time (``global_time``), nor hold its targets where
-    the log has no repeats; training ends before T1, refitting before T2, and the windows hold their requests
-    (``global_time``); withheld items are in no training part (``cold_items``); elsewhere the training events of whoever is
-    asked are the first of the request's history.
+    Checked: nobody is asked twice; histories do not reach the request's time (``global_time``), nor hold its targets
+    where the log has no repeats; training ends before T1, refitting before T2, and the windows hold their requests
+    (``global_time``); withheld items are in no training part (``cold_items``); elsewhere the training events of
+    whoever is asked are the first of the request's history.
     """
     for name, holdout in (("validation", split.validation), ("test", split.test)):
         _asked_once(name, holdout, split)
@@ -68,7 +68,9 @@ def _asked_once(name: str, holdout: Holdout, split: Split) -> None:
     users, counts = torch.unique(_users(holdout), return_counts=True)
     if bool((counts > 1).any()):
         user = _user(split, users[counts > 1][0])
-        raise LeakError(f"user {user!r} has {int(counts.max())} {name} requests, one is allowed: the later knows the former")
+        raise LeakError(
+            f"user {user!r} has {int(counts.max())} {name} requests, one is allowed: the later knows the former"
+        )
 
 
 def in_history(holdout: Holdout) -> Tensor:

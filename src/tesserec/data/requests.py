@@ -21,10 +21,12 @@ def requests_before(
     exclude_history: bool = False,
     available_N: Tensor | None = None,
 ) -> Requests:
-    """Requests whose histories are all events of a user before the absolute event positions ``end_B`` (int64, ascending or not).
+    """Requests whose histories are all events of a user before the absolute event positions ``end_B`` (int64,
+    ascending or not).
 
-    ``user_B`` and ``time_B`` (seconds) default to those of the events at ``end_B``: the questions "what is this event?".
-    History columns: ``time``, ``step``, ``positive`` and, where the log has them, ``kind``, ``domain``, ``value``.
+    ``user_B`` and ``time_B`` (seconds) default to those of the events at ``end_B``: the questions "what is this
+    event?". History columns: ``time``, ``step``, ``positive`` and, where the log has them, ``kind``, ``domain``,
+    ``value``.
     """
     user_B = interactions.user_E[end_B].long() if user_B is None else user_B
     time_B = interactions.time_E[end_B] if time_B is None else time_B
@@ -77,7 +79,9 @@ def history_requests(
     """Requests of nobody known, from rows of dense item indices, oldest first; each event is a step of its own."""
     rows = Ragged.of(histories)
     step_H = torch.arange(len(rows.values))
-    history = History(rows.offsets, rows.values, {"step": step_H, "positive": torch.ones_like(step_H, dtype=torch.bool)})
+    history = History(
+        rows.offsets, rows.values, {"step": step_H, "positive": torch.ones_like(step_H, dtype=torch.bool)}
+    )
     return Requests(history, filters=Filters(exclude_history, available_N=available_N))
 
 

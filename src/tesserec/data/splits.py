@@ -1,22 +1,24 @@
 """Which events train, which choose, which test: the protocols that every accuracy figure names.
 
 All but ``cold_items`` give each user at most one validation and one test request. Only events that may be targets
-(``Interactions.positives``) are asked for; the others stay in training and histories as signals. A basket is the events of
-one session, or of one timestamp where they have no session: a session wins, so two invoices of one minute are two baskets and
-an invoice that spans two minutes is one.
+(``Interactions.positives``) are asked for; the others stay in training and histories as signals. A basket is the
+events of one session, or of one timestamp where they have no session: a session wins, so two invoices of one minute
+are two baskets and an invoice that spans two minutes is one.
 
-* ``global_time``: T1 and T2 are quantiles of the times of positive events, or numbers. Train before T1, validate in [T1, T2),
-  test from T2. A request stands just before the user's first positive event in the window; its history is everything strictly
-  before that time, its targets the distinct positive items of that event's basket within the window.
-* ``last_out``: the last positive event of each user tests, the one before validates, what precedes it trains. Users with fewer
-  than three positive events only train.
+* ``global_time``: T1 and T2 are quantiles of the times of positive events, or numbers. Train before T1, validate in
+  [T1, T2), test from T2. A request stands just before the user's first positive event in the window; its history is
+  everything strictly before that time, its targets the distinct positive items of that event's basket within the
+  window.
+* ``last_out``: the last positive event of each user tests, the one before validates, what precedes it trains. Users
+  with fewer than three positive events only train.
 * ``last_out_other_day``: the same training; only requests whose target's time differs from that of the event before it.
-* ``user_ratio``: the last share of each user's positive events tests (all of them targets of one request), the share before
-  validates; at least one event each, and one must remain to train.
-* ``cold_items``: a seeded share of items is withheld altogether for validation, another for testing. A user who had some of
-  them is asked for those of the last basket that has any, just before it; the history has no withheld item.
+* ``user_ratio``: the last share of each user's positive events tests (all of them targets of one request), the share
+  before validates; at least one event each, and one must remain to train.
+* ``cold_items``: a seeded share of items is withheld altogether for validation, another for testing. A user who had
+  some of them is asked for those of the last basket that has any, just before it; the history has no withheld item.
 
-Rows without a time take no part in ``global_time`` and ``last_out_other_day``. Signals after a user's last target are in no part.
+Rows without a time take no part in ``global_time`` and ``last_out_other_day``. Signals after a user's last target are
+in no part.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from tesserec.data.requests import requests_before
 from tesserec.errors import DataError
 from tesserec.types import NO_TIME, Holdout, Interactions, Ragged
 
-__all__ = ["HoldoutReport", "PartReport", "Protocol", "Split", "SplitConfig", "SplitReport", "split"]
+__all__ = ["HoldoutReport", "PartReport", "Protocol", "Split", "SplitConfig", "SplitReport", "has_repeats", "split"]
 
 Protocol = Literal["global_time", "last_out", "last_out_other_day", "user_ratio", "cold_items"]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -65,7 +67,9 @@ class SplitConfig:
     """``cold_items``: draws the withheld items."""
 
     def __post_init__(self) -> None:
-        if (self.t1 is None) != (self.t2 is None) or (self.t1 is not None and self.t2 is not None and self.t1 >= self.t2):
+        if (self.t1 is None) != (self.t2 is None) or (
+            self.t1 is not None and self.t2 is not None and self.t1 >= self.t2
+        ):
             raise ValueError(f"t1 = {self.t1} and t2 = {self.t2}: give both, t1 the earlier, or neither")
         if self.quantiles[0] >= self.quantiles[1]:
             raise ValueError(f"quantiles = {self.quantiles}: the first must be smaller than the second")
@@ -120,7 +124,7 @@ class SplitReport:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A log in parts: ``train`` fits, ``validation`` chooses, ``test`` judges; ``refit`` is training and validation events."""
+    """A log in parts: ``train`` fits, ``validation`` chooses, ``test`` judges; ``refit`` is train + validation."""
 
     config: SplitConfig
     train: Interactions
@@ -170,7 +174,7 @@ def split(interactions: Interactions, config: SplitConfig | None = None) -> Spli
     """
     config = config or SplitConfig()
     log = _timed(interactions, config.protocol) if config.protocol in _TIMED else interactions
-    exclude = not _has_repeats(log) if config.exclude_history is None else config.exclude_history
+    exclude = not has_repeats(log) if config.exclude_history is None else config.exclude_history
     parts = _PROTOCOLS[config.protocol](log, config)
     train, refit = log.select(parts.train_E), log.select(parts.refit_E)
     if not len(train):
@@ -221,7 +225,8 @@ def _timed(interactions: Interactions, protocol: str) -> Interactions:
     return log.select(torch.from_numpy(order))
 
 
-def _has_repeats(log: Interactions) -> bool:
+def has_repeats(log: Interactions) -> bool:
+    """Whether some user has a positive event of one item twice."""
     events = log.positives()
     pairs = events.user_E.long() * len(log.items) + events.item_E
     return len(torch.unique(pairs)) < len(pairs)
@@ -261,7 +266,7 @@ def _first_of_users(log: Interactions, positions: Tensor) -> tuple[Tensor, Tenso
 
 
 def _run_starts(joined: Tensor) -> Tensor:
-    """For each event, the position where its run starts; ``joined`` says which events (from the second on) continue one."""
+    """The position where each event's run starts; ``joined`` tells which events, from the second on, continue one."""
     positions = torch.arange(len(joined) + 1)
     starts = positions.clone()
     starts[1:][joined] = 0

@@ -1,8 +1,9 @@
 """Tables of any kind, column by column, and which of their columns means what.
 
-``open_table`` hides where a table comes from: Parquet (a file or a folder of parts, read one column at a time), CSV, TSV, JSON
-lines, RecBole's atomic files (``.inter``, ``.item``: tab separated, a header of ``name:type``), all but Parquet also with
-``.gz``; or an Arrow table, a Polars frame, or whatever else speaks Arrow's stream interface, as pandas does.
+``open_table`` hides where a table comes from: Parquet (a file or a folder of parts, read one column at a time), CSV,
+TSV, JSON lines, RecBole's atomic files (``.inter``, ``.item``: tab separated, a header of ``name:type``), all but
+Parquet also with ``.gz``; or an Arrow table, a Polars frame, or whatever else speaks Arrow's stream interface, as
+pandas does.
 
 Text files carry no types. Their values stay strings here, and ``from_text`` says so, for the parsers in
 ``tesserec.data.columns`` to decide on whole columns: one leading zero keeps a column of numbers an id of strings.
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -39,7 +40,7 @@ class ArrowStream(Protocol):
         """A PyCapsule with the stream (the Arrow PyCapsule interface)."""
 
 
-Source = str | Path | pa.Table | pl.DataFrame | pl.LazyFrame | ArrowStream
+Source: TypeAlias = str | Path | pa.Table | pl.DataFrame | pl.LazyFrame | ArrowStream
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,14 @@ def open_table(source: Source) -> Table:
         return _open_file(Path(source))
     name = f"the {type(source).__module__.partition('.')[0]} {type(source).__name__}"
     try:
-        table = source if isinstance(source, pa.Table) else pa.table(source.collect() if _is_lazy(source) else source)
+        table = pa.table(source.collect() if isinstance(source, pl.LazyFrame) else source)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{name} has a column of mixed types: {error.args}: cast it to strings or integers") from None
     except TypeError:
-        raise DataError(f"cannot read events or items from {name}: give a path or an Arrow, Polars or pandas frame") from None
+        raise DataError(
+            f"cannot read events or items from {name}: give a path or an Arrow, Polars or pandas frame"
+        ) from None
     return _in_memory(table, name)
-
-
-def _is_lazy(source: Any) -> bool:
-    return isinstance(source, pl.LazyFrame)
 
 
 def _open_file(path: Path) -> Table:

@@ -1,7 +1,8 @@
 """Where the files of public data sets come from: a folder of yours, the cache, or their public address.
 
-A download goes to ``$TESSEREC_DATA`` (``~/.cache/tesserec`` where that is not set). Its SHA-256 is written beside it, and
-the file is checked against that whenever it is used again. We state no checksums of our own: the first download counts.
+A download goes to ``$TESSEREC_DATA`` (``~/.cache/tesserec`` where that is not set). Its SHA-256 is written beside it,
+and the file is checked against that whenever it is used again. We state no checksums of our own: the first download
+counts.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def fetch(url: str, folder: Path | None = None) -> Path:
         return path
     expected, found = recorded.read_text(encoding="ascii").split()[0], _sha256(path)
     if found != expected:
-        raise DataError(f"{path} has SHA-256 {found}, recorded at its download: {expected}; delete it to download it again")
+        raise DataError(
+            f"{path} has SHA-256 {found}, recorded at its download: {expected}; delete it to download it again"
+        )
     return path
 
 
