@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tesserec.errors import DataError
 from tesserec.evaluation.intervals import Estimate, estimate, estimates, paired, request_weights, spread
-from tesserec.evaluation.metrics import AGGREGATES, METRICS, Lists, item_ranks, order_ranks
+from tesserec.evaluation.metrics import AGGREGATES, METRICS, Lists, Ranks, item_ranks, order_ranks
 from tesserec.evaluation.report import Report, Slice
 from tesserec.evaluation.slices import item_slices, request_slices
-from tesserec.types import Candidates, Catalog, Holdout, Interactions, Progress, Ragged, Retriever, as_numpy, silent
+from tesserec.types import Candidates, Catalog, Holdout, Interactions, Progress, Retriever, as_numpy, silent
 
 __all__ = ["PairedTest", "compare", "evaluate", "judge_lists", "over_seeds"]
 
@@ -187,7 +187,7 @@ def _check(holdout: Holdout, train: Interactions, ks: Sequence[int]) -> None:
         )
 
 
-def _values(ranks: Ragged, ks: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+def _values(ranks: Ranks, ks: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
     return {f"{name}{k}": METRICS[name](ranks, k).float() for name in names for k in ks}
 
 

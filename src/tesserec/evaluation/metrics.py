@@ -1,6 +1,7 @@
 """Ranking metrics from the ranks of relevant items, and aggregate metrics from all lists together.
 
-Dimensions: B requests · K candidates · M relevant items of all requests · N items · R resamples · U recommended items.
+Dimensions: B requests · K candidates · M relevant items of all requests · N items · R resamples ·
+U items that any list holds.
 
 **Tie rule.** An item's rank is the mean of the places that items of its score take in the returned list: two that tie
 for places 2 and 3 both have rank 2.5. A relevant item is a hit at k where its rank is ≤ k, and gains are computed from
@@ -34,6 +35,7 @@ __all__ = [
     "AggregateMetric",
     "Lists",
     "Metric",
+    "Ranks",
     "average_precision",
     "coverage",
     "gini",
@@ -53,14 +55,53 @@ _CHUNK = 2_000_000
 """Comparisons of a relevant item with a candidate that are held at once (about 20 MB)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where the relevant items of each request were found: row b is ``values[offsets[b]:offsets[b + 1]]``."""
+
+    offsets: Tensor
+    """[B + 1] int64."""
+    values: Tensor
+    """[M] float64, ≥ 1, ascending within a row; infinity where not returned."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def num_relevant_B(self) -> Tensor:
+        """|T| of each request, int64."""
+        return self.offsets.diff()
+
+    @cached_property
+    def rows_M(self) -> Tensor:
+        """The request of each rank, int64."""
+        return torch.repeat_interleave(self.num_relevant_B)
+
+    @cached_property
+    def places_M(self) -> Tensor:
+        """The position of each rank among those of its request, from 0, int64."""
+        return torch.arange(len(self.values)) - self.offsets[self.rows_M]
+
+    def hits_M(self, k: int) -> Tensor:
+        """Whether each relevant item is a hit at ``k``, bool; raises ``DataError`` for k < 1."""
+        if k < 1:
+            raise DataError(f"k = {k}: a cut-off is at least 1")
+        return (self.values <= k) & (self.places_M < k)
+
+    def sums_B(self, gains_M: Tensor) -> Tensor:
+        """The sum over each request's items, float64; NaN for a request without any."""
+        sums_B = torch.bincount(self.rows_M, weights=gains_M.double(), minlength=len(self))
+        return torch.where(self.num_relevant_B > 0, sums_B, torch.nan)
+
+
 class Metric(Protocol):
     """A figure of each request."""
 
-    def __call__(self, ranks: Ragged, k: int) -> Tensor:
+    def __call__(self, ranks: Ranks, k: int) -> Tensor:
         """Values [B] float64 in [0, 1]; NaN where undefined."""
 
 
-def rank_relevant(candidates: Candidates, relevant: Ragged) -> Ragged:
+def rank_relevant(candidates: Candidates, relevant: Ragged) -> Ranks:
     """The mean-of-ties ranks of each request's relevant items, ascending, infinity where not returned; float64."""
     return order_ranks(relevant.offsets, item_ranks(candidates, relevant))
 
@@ -73,64 +114,68 @@ def item_ranks(candidates: Candidates, relevant: Ragged) -> Tensor:
     """
     if len(candidates) != len(relevant):
         raise DataError(f"{len(candidates)} lists for {len(relevant)} requests: give each request one list")
-    ranks_M = torch.full((len(relevant.values),), torch.inf, dtype=torch.float64)
-    step = max(1, _CHUNK // max(1, candidates.items_BK.shape[1]))
-    columns = (ranks_M, relevant.rows, relevant.values)
-    for ranks_m, row_m, item_m in zip(*(torch.split(column, step) for column in columns), strict=True):
-        found_h, place_h = (candidates.items_BK[row_m] == item_m[:, None]).nonzero(as_tuple=True)
-        scores_hK = candidates.scores_BK[row_m[found_h]]
-        own_h1 = scores_hK.gather(1, place_h[:, None])
-        better_h, tied_h = (scores_hK > own_h1).sum(1), (scores_hK == own_h1).sum(1)
-        ranks_m[found_h] = better_h + (tied_h + 1).double() / 2
-    return ranks_M
+    items_BK, scores_BK = as_numpy(candidates.items_BK), as_numpy(candidates.scores_BK)
+    rows_M, targets_M = as_numpy(relevant.rows), as_numpy(relevant.values)
+    ranks_M = np.full(len(targets_M), np.inf)
+    step = max(1, _CHUNK // max(1, items_BK.shape[1]))
+    for start in range(0, len(targets_M), step):
+        row_m = rows_M[start : start + step]
+        same_mK = items_BK[row_m] == targets_M[start : start + step, None]
+        found_h, place_h = np.divmod(np.flatnonzero(same_mK), items_BK.shape[1])
+        scores_hK = scores_BK[row_m[found_h]]
+        own_h1 = np.take_along_axis(scores_hK, place_h[:, None], axis=1)
+        better_h = np.count_nonzero(scores_hK > own_h1, axis=1)
+        tied_h = np.count_nonzero(scores_hK == own_h1, axis=1)
+        ranks_M[start + found_h] = better_h + (tied_h + 1) / 2
+    return torch.from_numpy(ranks_M)
 
 
-def order_ranks(offsets: Tensor, ranks_M: Tensor, keep_M: Tensor | None = None) -> Ragged:
-    """Ranks sorted within each request, ready for metrics; only those where ``keep_M`` holds, if it is given."""
-    rows_M = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+def order_ranks(offsets: Tensor, ranks_M: Tensor, keep_M: Tensor | None = None) -> Ranks:
+    """``item_ranks`` sorted within each request, ready for metrics; only those where ``keep_M`` holds, if given."""
+    rows_M = torch.repeat_interleave(offsets.diff())
     if keep_M is not None:
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), keep_M.long().cumsum(0)])
         offsets, rows_M, ranks_M = kept[offsets], rows_M[keep_M], ranks_M[keep_M]
     order = torch.from_numpy(np.lexsort((as_numpy(ranks_M), as_numpy(rows_M))))
-    return Ragged(offsets, ranks_M[order])
+    return Ranks(offsets, ranks_M[order])
 
 
-def recall(ranks: Ragged, k: int) -> Tensor:
+def recall(ranks: Ranks, k: int) -> Tensor:
     """The share of the relevant items that are hits: |top-k ∩ T| / |T|."""
-    return _sums(ranks, _hits(ranks, k).double()) / ranks.lengths
+    return ranks.sums_B(ranks.hits_M(k)) / ranks.num_relevant_B
 
 
-def precision(ranks: Ragged, k: int) -> Tensor:
+def precision(ranks: Ranks, k: int) -> Tensor:
     """The share of the k places that hits take: |top-k ∩ T| / k."""
-    return _defined(ranks, _sums(ranks, _hits(ranks, k).double()) / k)
+    return ranks.sums_B(ranks.hits_M(k)) / k
 
 
-def hit_rate(ranks: Ragged, k: int) -> Tensor:
+def hit_rate(ranks: Ranks, k: int) -> Tensor:
     """1 where any relevant item is a hit, else 0."""
-    return _defined(ranks, (_sums(ranks, _hits(ranks, k).double()) > 0).double())
+    return ranks.sums_B(ranks.hits_M(k)).clamp(max=1)
 
 
-def ndcg(ranks: Ragged, k: int) -> Tensor:
+def ndcg(ranks: Ranks, k: int) -> Tensor:
     """Σ over hits of 1 / log₂(1 + rank), over the same sum for ranks 1 … min(k, |T|)."""
-    gains_M = torch.where(_hits(ranks, k), 1 / torch.log2(1 + ranks.values), 0.0)
+    gains_M = torch.where(ranks.hits_M(k), 1 / torch.log2(1 + ranks.values), 0.0)
     ideal = torch.cat([torch.zeros(1), 1 / torch.log2(torch.arange(2, k + 2).double())]).cumsum(0)
-    return _sums(ranks, gains_M) / ideal[ranks.lengths.clamp(max=k)]
+    return ranks.sums_B(gains_M) / ideal[ranks.num_relevant_B.clamp(max=k)]
 
 
-def reciprocal_rank(ranks: Ragged, k: int) -> Tensor:
+def reciprocal_rank(ranks: Ranks, k: int) -> Tensor:
     """1 / rank of the best-ranked hit, 0 without one; its mean is MRR@k."""
-    first_M = _hits(ranks, k) & (_places(ranks) == 0)
-    return _defined(ranks, _sums(ranks, torch.where(first_M, 1 / ranks.values, 0.0)))
+    first_M = ranks.hits_M(k) & (ranks.places_M == 0)
+    return ranks.sums_B(torch.where(first_M, 1 / ranks.values, 0.0))
 
 
-def average_precision(ranks: Ragged, k: int) -> Tensor:
+def average_precision(ranks: Ranks, k: int) -> Tensor:
     """Σ over hits of (hits up to it) / rank, over |T|; its mean is MAP@k.
 
     The divisor is |T| as in trec_eval's ``map_cut``, not min(k, |T|): with more relevant items than places it stays
     below 1, as recall does.
     """
-    gains_M = torch.where(_hits(ranks, k), (_places(ranks) + 1) / ranks.values, 0.0)
-    return _sums(ranks, gains_M) / ranks.lengths
+    gains_M = torch.where(ranks.hits_M(k), (ranks.places_M + 1) / ranks.values, 0.0)
+    return ranks.sums_B(gains_M) / ranks.num_relevant_B
 
 
 METRICS: Mapping[str, Metric] = {
@@ -142,25 +187,6 @@ METRICS: Mapping[str, Metric] = {
     "precision": precision,
 }
 """The metrics of a report by the name that k is appended to: ``ndcg`` at 10 is ``ndcg10``."""
-
-
-def _places(ranks: Ragged) -> Tensor:
-    """The position of each rank among those of its request, from 0, [M]."""
-    return torch.arange(len(ranks.values)) - ranks.offsets[ranks.rows]
-
-
-def _hits(ranks: Ragged, k: int) -> Tensor:
-    if k < 1:
-        raise DataError(f"k = {k}: a cut-off is at least 1")
-    return (ranks.values <= k) & (_places(ranks) < k)
-
-
-def _sums(ranks: Ragged, gains_M: Tensor) -> Tensor:
-    return torch.bincount(ranks.rows, weights=gains_M, minlength=len(ranks))
-
-
-def _defined(ranks: Ragged, values_B: Tensor) -> Tensor:
-    return torch.where(ranks.lengths > 0, values_B, torch.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +204,8 @@ class Lists:
     def exposure_BU(self) -> Any:
         """How often each request's list holds each item that any list holds, a SciPy CSR matrix."""
         shown_BK = self.items_BK != PAD
-        _, columns = torch.unique(self.items_BK[shown_BK], return_inverse=True)
+        items = self.items_BK[shown_BK]
+        columns = ((torch.bincount(items, minlength=1) > 0).cumsum(0) - 1)[items]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), shown_BK.sum(1).cumsum(0)])
         shape = (len(self.items_BK), int(columns.max()) + 1 if len(columns) else 0)
         ones = np.ones(len(columns), dtype=np.float32)
