@@ -186,3 +186,15 @@ def test_a_readme_without_its_marks_is_refused(root):
         docs.Problem, match=r"README\.md:1: must hold `<!-- begin quickstart: written by `make docs` -->`"
     ):
         docs.with_sections(root / "README.md", {"quickstart": ""})
+
+
+def test_broken_links_are_refused_by_file_and_line(root, capsys):
+    write(root, "examples/quickstart.out", "printed\n")
+    write(
+        root, "docs/decisions.md", "[a](../README.md#t) [b](https://example.org/x)\n\n![c](gone.png) [d](../none.md)\n"
+    )
+    assert docs.main(["--check"], root) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "docs/decisions.md:3: links to gone.png, which does not exist",
+        "docs/decisions.md:3: links to ../none.md, which does not exist",
+    ]

@@ -1,7 +1,7 @@
 """Writes what can be read from elsewhere: docs/methods.md, docs/results.md and the generated sections of README.md.
 
 ``python -m tools.docs`` writes them (and runs examples/quickstart.py, whose output the README shows); with ``--check``
-it writes nothing and fails where a page is stale or the header of a method file is incomplete. The header grammar::
+it writes nothing and fails where a page is stale, a link broken or the header of a method file incomplete. The header grammar::
 
     Title: what it is, on the first line of the module's docstring.
 
@@ -85,8 +85,9 @@ def pages(root: Path) -> dict[Path, str]:
     """Every generated page and its text; raises ``Problem`` with all incomplete headers and unreadable lines."""
     methods, problems = read_methods(root)
     results, unreadable = read_results(root)
-    if problems or unreadable:
-        raise Problem("\n".join([*problems, *unreadable]))
+    faults = [*problems, *unreadable, *broken_links(root)]
+    if faults:
+        raise Problem("\n".join(faults))
     sections = {"quickstart": quickstart_section(root), "demo": demo_section(results)}
     return {
         root / "docs" / "methods.md": methods_page(methods),
@@ -230,6 +231,21 @@ def number(value: float) -> str:
     if abs(value) >= 1000 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+# Links
+
+
+def broken_links(root: Path) -> list[str]:
+    """A ``path:line: message`` for every relative link to a file that does not exist."""
+    problems = []
+    for path in sorted([*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("*/README.md")]):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            for target in re.findall(r"\]\((?!\w+:)([^)#\s]+)", line):
+                if not (path.parent / target).exists():
+                    where = path.relative_to(root).as_posix()
+                    problems.append(f"{where}:{number}: links to {target}, which does not exist")
+    return problems
 
 
 # Sections of the README
