@@ -1,16 +1,19 @@
 """A trained system on disk: one folder of safetensors, Parquet and JSON, checked by SHA-256.
 
-    manifest.json             format, recipe, versions, digests of data and recipe, published metrics, SHA-256 of each file
+    manifest.json             format, recipe, versions, digests, published metrics, SHA-256 of each file
     model.safetensors         the serving retriever, fitted on all events
     holdout.safetensors       the retriever fitted on the training events only: what the published metrics judge
     codebooks.safetensors     the fitted quantizer, for the codes of new items
+    embedder.safetensors      what the embedder needs to place new items
     embeddings.safetensors    content vectors of the items
     semantic_ids.parquet      the code tuple of each item
-    catalog.parquet           the items, in dense order
-    users.parquet             the users, in dense order
+    items.parquet             ids of the items, in dense order, and whether each is available
+    catalog.parquet           their titles and attributes, in the same order
+    users.parquet             ids of the users, in dense order
     events.parquet            every event, dense
     reports/<method>.json     what the evaluation measured for the retriever and each baseline
-    training.json             the training log and costs of each method
+    reports/<method>.parquet  the same for each request
+    training.json             the training log of each method
 
 Files that a system does not have (codes, for one that only counts) are absent, and the manifest says which there are.
 Tries and indexes are derived when a bundle is loaded, so there is nothing derived here to damage. A bundle is written
@@ -43,7 +46,23 @@ from tesserec.evaluation.report import Report
 from tesserec.semantic_ids.table import load_semantic_ids, save_semantic_ids
 from tesserec.types import Catalog, ComponentState, Interactions, ItemEmbeddings, SemanticIds, Vocabulary, as_numpy
 
-__all__ = ["FORMAT_VERSION", "Bundle", "Contents", "Manifest", "MethodRecord", "data_digest", "publish"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Bundle",
+    "Content",
+    "Contents",
+    "Manifest",
+    "MethodRecord",
+    "check_place",
+    "data_digest",
+    "load_content",
+    "load_report",
+    "load_state",
+    "publish",
+    "save_content",
+    "save_report",
+    "save_state",
+]
 
 FORMAT_VERSION = 1
 """The newest bundle format that this code reads; older ones are read too."""
@@ -51,18 +70,24 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class MethodRecord:
-    """What fitting one method took."""
+    """How one method was trained."""
 
-    train_s: float
-    """Seconds of the fit that the evaluation judged."""
-    peak_rss_bytes: int
-    """Peak resident memory of the process while fitting."""
-    num_parameters: int
-    """Numbers in the fitted state."""
     training_log: list[dict[str, float]] = field(default_factory=list)
     """One entry an epoch, for methods that train step by step."""
     equal_training_time: bool = False
     """Whether it was given the training seconds of the retriever."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is known of items beside the events: vectors and codes, and the states that give them to new items."""
+
+    embeddings: ItemEmbeddings | None = None
+    semantic_ids: SemanticIds | None = None
+    embedder: ComponentState | None = None
+    """What the embedder needs to place new items."""
+    codebooks: ComponentState | None = None
+    """State of the quantizer that made the codes."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +104,7 @@ class Contents:
     holdout: ComponentState
     reports: Mapping[str, Report]
     records: Mapping[str, MethodRecord]
-    embeddings: ItemEmbeddings | None = None
-    semantic_ids: SemanticIds | None = None
-    codebooks: ComponentState | None = None
+    content: Content = field(default_factory=Content)
     num_fitted_items: int | None = None
     """Items that the retriever was fitted with; those after them were added later. None means all."""
 
@@ -136,7 +159,8 @@ class Bundle:
     def interactions(self) -> Interactions:
         """Every event that the bundle was fitted on, dense."""
         users = Vocabulary(_column(pq.read_table(self.folder / "users.parquet"), "user_id"))
-        return load_interactions(self.folder / "events.parquet", users, self.catalog.items)
+        items = Vocabulary(self.catalog.items.ids[: self.manifest.num_fitted_items])
+        return load_interactions(self.folder / "events.parquet", users, items)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -150,25 +174,9 @@ class Bundle:
         )
 
     @cached_property
-    def embeddings(self) -> ItemEmbeddings | None:
-        """Content vectors of the items, where the recipe has an embedder."""
-        if not self.has("embeddings.safetensors"):
-            return None
-        state = load_state(self.folder / "embeddings.safetensors")
-        return ItemEmbeddings(state.tensors["vectors"], state.metadata["source"], state.tensors.get("missing"))
-
-    @cached_property
-    def semantic_ids(self) -> SemanticIds | None:
-        """The code table, checked against the codebook version that the model was trained on."""
-        if not self.has("semantic_ids.parquet"):
-            return None
-        version = self.serving.metadata[_CODEBOOK_VERSION]
-        return load_semantic_ids(self.folder / "semantic_ids.parquet", self.catalog.items, version)
-
-    @cached_property
-    def codebooks(self) -> ComponentState | None:
-        """State of the quantizer that made the codes."""
-        return load_state(self.folder / "codebooks.safetensors") if self.has("codebooks.safetensors") else None
+    def content(self) -> Content:
+        """Vectors and codes; the codes are checked against the codebook version that the model was trained on."""
+        return load_content(self.folder, self.catalog.items, self.serving.metadata.get(_CODEBOOK_VERSION))
 
     @cached_property
     def serving(self) -> ComponentState:
@@ -183,7 +191,7 @@ class Bundle:
     @cached_property
     def reports(self) -> dict[str, Report]:
         """Method → its report; the retriever comes first."""
-        return {name: Report.load(self.folder / "reports" / f"{name}.json") for name in self.manifest.metrics}
+        return {name: load_report(self.folder / "reports" / f"{name}.json") for name in self.manifest.metrics}
 
     @cached_property
     def records(self) -> dict[str, MethodRecord]:
@@ -203,9 +211,7 @@ class Bundle:
             holdout=self.holdout,
             reports=self.reports,
             records=self.records,
-            embeddings=self.embeddings,
-            semantic_ids=self.semantic_ids,
-            codebooks=self.codebooks,
+            content=self.content,
             num_fitted_items=self.manifest.num_fitted_items,
         )
 
@@ -256,6 +262,7 @@ def save_state(path: Path, state: ComponentState) -> None:
     """Write a component's state as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     save_file(tensors, path, dict(state.metadata))
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_state(path: Path) -> ComponentState:
@@ -263,6 +270,46 @@ def load_state(path: Path) -> ComponentState:
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata() or {}
     return ComponentState(load_file(path), about)
+
+
+def save_content(folder: Path, content: Content, items: Vocabulary) -> None:
+    """Write what there is of vectors, codes and states as files of ``folder``."""
+    for name, state in zip(_STATES, (content.embedder, content.codebooks), strict=True):
+        if state is not None:
+            save_state(folder / f"{name}.safetensors", state)
+    if content.semantic_ids is not None:
+        save_semantic_ids(folder / "semantic_ids.parquet", content.semantic_ids, items)
+    if content.embeddings is not None:
+        tensors = {"vectors": content.embeddings.vectors_ND}
+        if content.embeddings.missing_N is not None:
+            tensors["missing"] = content.embeddings.missing_N
+        state = ComponentState(tensors, {"source": content.embeddings.source})
+        save_state(folder / "embeddings.safetensors", state)
+
+
+def load_content(folder: Path, items: Vocabulary, codebook_version: str | None = None) -> Content:
+    """The inverse of ``save_content``; raises ``VersionMismatchError`` for codes of another codebook version."""
+    vectors, codes = folder / "embeddings.safetensors", folder / "semantic_ids.parquet"
+    embeddings = None
+    if vectors.is_file():
+        state = load_state(vectors)
+        embeddings = ItemEmbeddings(state.tensors["vectors"], state.metadata["source"], state.tensors.get("missing"))
+    return Content(
+        embeddings,
+        load_semantic_ids(codes, items, codebook_version) if codes.is_file() else None,
+        *(load_state(path) if path.is_file() else None for path in (folder / f"{n}.safetensors" for n in _STATES)),
+    )
+
+
+def save_report(path: Path, report: Report) -> None:
+    """Write a report as JSON, and what it knows of each request as Parquet beside it."""
+    report.write_values(path.with_suffix(".parquet"))
+    path.write_text(report.to_json(), encoding="utf-8")
+
+
+def load_report(path: Path) -> Report:
+    """The inverse of ``save_report``."""
+    return Report.from_json(path.read_text(encoding="utf-8")).with_values(path.with_suffix(".parquet"))
 
 
 def save_interactions(path: Path, interactions: Interactions) -> None:
@@ -277,12 +324,15 @@ def load_interactions(path: Path, users: Vocabulary, items: Vocabulary) -> Inter
     """The inverse of ``save_interactions``."""
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[_LOG_KEY])
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in about.items()}
-    columns = {f"{name}_E": torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names}
+    settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in about.items()}
+    columns: dict[str, Any] = {
+        f"{name}_E": torch.from_numpy(table[name].to_numpy().copy()) for name in table.column_names
+    }
     return Interactions(users, items, **columns, **settings)
 
 
 _CODEBOOK_VERSION = "tesserec.codebook_version"
+_STATES = ("embedder", "codebooks")
 _LOG_KEY = b"tesserec.interactions"
 _LOG_SETTINGS = ("has_order", "kinds", "positive_kinds", "domains")
 
@@ -298,9 +348,10 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, dict[str, Any]]:
     catalog.frame.write_parquet(folder / "catalog.parquet", compression="zstd")
     save_interactions(folder / "events.parquet", events)
     _write_models(folder, contents)
+    save_content(folder, contents.content, catalog.items)
     (folder / "reports").mkdir()
     for name, report in contents.reports.items():
-        report.save(folder / "reports" / f"{name}.json")
+        save_report(folder / "reports" / f"{name}.json", report)
     records = {name: dataclasses.asdict(record) for name, record in contents.records.items()}
     (folder / "training.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -310,23 +361,14 @@ def _write_files(folder: Path, contents: Contents) -> dict[str, dict[str, Any]]:
 
 
 def _write_models(folder: Path, contents: Contents) -> None:
-    semantic_ids, embeddings = contents.semantic_ids, contents.embeddings
-    stamp = {} if semantic_ids is None else {_CODEBOOK_VERSION: semantic_ids.codebook_version}
+    codes = contents.content.semantic_ids
+    stamp = {} if codes is None else {_CODEBOOK_VERSION: codes.codebook_version}
     for name, state in (("model", contents.serving), ("holdout", contents.holdout)):
         save_state(folder / f"{name}.safetensors", ComponentState(state.tensors, {**state.metadata, **stamp}))
-    if contents.codebooks is not None:
-        save_state(folder / "codebooks.safetensors", contents.codebooks)
-    if semantic_ids is not None:
-        save_semantic_ids(folder / "semantic_ids.parquet", semantic_ids, contents.catalog.items)
-    if embeddings is not None:
-        tensors = {"vectors": embeddings.vectors_ND}
-        if embeddings.missing_N is not None:
-            tensors["missing"] = embeddings.missing_N
-        save_state(folder / "embeddings.safetensors", ComponentState(tensors, {"source": embeddings.source}))
 
 
 def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str, Any]]) -> None:
-    table = contents.semantic_ids
+    codes = contents.content.semantic_ids
     num_items = len(contents.catalog)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -334,18 +376,19 @@ def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str,
         recipe=dict(contents.recipe),
         recipe_digest=contents.recipe_digest,
         data_digest=data_digest(contents.interactions),
-        codebook_version=None if table is None else table.codebook_version,
-        table_revision=0 if table is None else table.table_revision,
+        codebook_version=None if codes is None else codes.codebook_version,
+        table_revision=0 if codes is None else codes.table_revision,
         num_items=num_items,
         num_fitted_items=num_items if contents.num_fitted_items is None else contents.num_fitted_items,
         num_users=len(contents.interactions.users),
         num_events=len(contents.interactions),
-        metrics={name: report.summary() for name, report in contents.reports.items()},
+        metrics={name: report.to_dict()["metrics"] for name, report in contents.reports.items()},
         versions={"tesserec": __version__, **{name: metadata.version(name) for name in ("torch", "polars", "pyarrow")}},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files=files,
     )
-    text = json.dumps(dataclasses.asdict(manifest), indent=1)
+    table = dataclasses.asdict(manifest)
+    text = json.dumps({**table, "sha256": _table_digest(table)}, indent=1)
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
@@ -360,10 +403,15 @@ def _read_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{path} has format {version}, this tesserec reads up to {FORMAT_VERSION}: update tesserec"
             )
-        names = [field.name for field in dataclasses.fields(Manifest)]
-        return Manifest(**{name: table[name] for name in names})
+        if table.pop("sha256") != _table_digest(table):
+            raise ValueError("its SHA-256 is another")
+        return Manifest(**table)
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{path} is damaged ({error}): restore it or fit again") from None
+
+
+def _table_digest(table: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def _swap(fresh: Path, folder: Path) -> None:

@@ -21,11 +21,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from tesserec.config import Field, build, build_component, component, described, did_you_mean, load_toml, settings_of
 from tesserec.data.splits import SplitConfig
 from tesserec.errors import RecipeError
+from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.table import Collisions
 from tesserec.types import Catalog, Embedder, Quantizer, Retriever
 
 __all__ = ["DataConfig", "EvaluationConfig", "FitConfig", "Recipe", "default_recipe", "parse_recipe", "read_recipe"]
@@ -87,6 +89,8 @@ class EvaluationConfig:
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = (5, 10)
     """Cut-offs of the metrics."""
+    refit: bool = False
+    """Judge methods that were fitted again on train and validation, instead of on train alone."""
     num_requests: Annotated[int, Field(ge=1)] | None = None
     """Judge this many requests, drawn with the seed; None judges all."""
 
@@ -100,8 +104,8 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     embedder: Embedder | None = None
-    quantizer: Quantizer | None = None
-    collisions: Literal["digit", "bucket"] = "digit"
+    quantizer: Quantizer | CodesFile | None = None
+    collisions: Collisions = "digit"
     baselines: Mapping[str, Retriever] = field(default_factory=dict)
     fit: FitConfig = field(default_factory=FitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -147,19 +151,14 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"[{key}] is not a table of a recipe{did_you_mean(key, list(SECTIONS))}")
     if "retriever" not in table:
         raise RecipeError('the recipe has no [retriever]: add one, such as class = "tesserec.retrievers.mosaic:Mosaic"')
-    if "semantic_ids" in table and "embedder" not in table:
-        raise RecipeError("[semantic_ids] needs vectors to quantize: add an [embedder]")
-    semantic_ids = dict(_section(table, "semantic_ids"))
-    collisions = semantic_ids.pop("collisions", "digit")
-    if collisions not in ("digit", "bucket"):
-        raise RecipeError(f'semantic_ids.collisions = {collisions!r}: expected "digit" or "bucket"')
+    quantizer, collisions = _semantic_ids(table)
     return Recipe(
         retriever=_retriever(_section(table, "retriever"), "retriever"),
         seed=_seed(table),
         data=build(DataConfig, _section(table, "data"), "data"),
         split=build(SplitConfig, _section(table, "split"), "split"),
         embedder=_built(_section(table, "embedder"), "embedder", Embedder) if "embedder" in table else None,
-        quantizer=_built(semantic_ids, "semantic_ids", Quantizer) if "semantic_ids" in table else None,
+        quantizer=quantizer,
         collisions=collisions,
         baselines=_baselines(table),
         fit=build(FitConfig, _section(table, "fit"), "fit"),
@@ -169,13 +168,13 @@ def parse_recipe(table: Mapping[str, Any]) -> Recipe:
 
 def default_recipe(catalog: Catalog) -> Recipe:
     """What is fitted when no recipe is given: Mosaic over text where items have some, else over co-occurrence."""
-    text = any(catalog.texts)
+    text = any(text.strip() for text in catalog.texts)
     embedder = "tfidf_svd:TfidfSVD" if text else "cooccurrence_svd:CooccurrenceSVD"
     counting = ("popularity:Popularity", "personal_frequency:PersonalFrequency", "cooccurrence:Cooccurrence")
     return parse_recipe(
         {
             "embedder": {"class": f"tesserec.embedders.{embedder}"},
-            "semantic_ids": {"class": "tesserec.semantic_ids.residual_kmeans:ResidualKMeans"},
+            "semantic_ids": {"class": "tesserec.semantic_ids.rq_kmeans:ResidualKMeans"},
             "retriever": {"class": "tesserec.retrievers.mosaic:Mosaic"},
             "baselines": {c.partition(":")[0]: {"class": f"tesserec.retrievers.{c}"} for c in counting},
         }
@@ -196,6 +195,19 @@ def _seed(table: Mapping[str, Any]) -> int:
     return seed
 
 
+def _semantic_ids(table: Mapping[str, Any]) -> tuple[Quantizer | CodesFile | None, Collisions]:
+    if "semantic_ids" not in table:
+        return None, "digit"
+    settings = dict(_section(table, "semantic_ids"))
+    collisions = settings.pop("collisions", "digit")
+    if collisions not in get_args(Collisions):
+        raise RecipeError(f'semantic_ids.collisions = {collisions!r}: expected "digit" or "bucket"')
+    made = _built(settings, "semantic_ids", Quantizer | CodesFile)
+    if not isinstance(made, CodesFile) and "embedder" not in table:
+        raise RecipeError("[semantic_ids] needs vectors to quantize: add an [embedder]")
+    return made, collisions
+
+
 def _baselines(table: Mapping[str, Any]) -> dict[str, Retriever]:
     tables = _section(table, "baselines")
     own = str(_section(table, "retriever").get("class", "")).partition(":")[2].lower()
@@ -212,8 +224,9 @@ def _retriever(table: Any, where: str) -> Retriever:
     return retriever
 
 
-def _built(table: Mapping[str, Any], where: str, protocol: type[Any]) -> Any:
+def _built(table: Mapping[str, Any], where: str, protocol: Any) -> Any:
     made = build_component(table, where)
     if not isinstance(made, protocol):
-        raise RecipeError(f'{where}.class = "{table["class"]}" cannot be used here: it is not a {protocol.__name__}')
+        name = getattr(protocol, "__name__", "Quantizer")
+        raise RecipeError(f'{where}.class = "{table["class"]}" cannot be used here: it is not a {name}')
     return made

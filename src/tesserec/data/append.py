@@ -97,7 +97,8 @@ def _joined(old: Interactions, columns: dict[str, Tensor], changes: dict[str, An
     both = {name: torch.cat([column, columns[name]]) for name, column in old.columns().items()}
     keys = (as_numpy(both["order_E"]), as_numpy(both["time_E"]), as_numpy(both["user_E"]))
     rows_E = torch.from_numpy(np.lexsort(keys))
-    return dataclasses.replace(old, **{name: column[rows_E] for name, column in both.items()}, **changes)
+    chosen: dict[str, Any] = {name: column[rows_E] for name, column in both.items()}
+    return dataclasses.replace(old, **chosen, **changes)
 
 
 def _names(interactions: Interactions) -> list[str]:
