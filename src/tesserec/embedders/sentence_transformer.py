@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 
 from tesserec.config import Field, component
+from tesserec.embedders.linear import unit_rows
 from tesserec.errors import DataError, ResourceError
 from tesserec.types import Catalog, ComponentState, Interactions, ItemEmbeddings
 
@@ -50,11 +51,10 @@ class SentenceTransformer:
         encoded = self._encoder().encode(
             [self.prompt + text for text in row_of],
             batch_size=self.batch_size,
-            normalize_embeddings=True,
             convert_to_tensor=True,
             show_progress_bar=False,
         )
-        encoded_TD = encoded.float().cpu()
+        encoded_TD = unit_rows(encoded.cpu())
         padded_TD = torch.cat([encoded_TD, torch.zeros(1, encoded_TD.shape[1])])  # the last row: no text
         vectors_ND = padded_TD[torch.tensor([row_of.get(text, -1) for text in texts])]
         missing_N = torch.tensor([not text for text in texts])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tesserec.errors import DataError
 from tesserec.semantic_ids.residual import explained_share
-from tesserec.semantic_ids.table import content_codes
+from tesserec.semantic_ids.table import content_codes, groups
 from tesserec.types import Catalog, Interactions, ItemEmbeddings, Quantizer, SemanticIds
 
 __all__ = ["LevelReport", "PrefixCoherence", "SemanticIdReport", "diagnose", "tree"]
@@ -100,18 +100,19 @@ def diagnose(
             raise DataError(f"{name} are of {size} items, the table of {num_items}: use those that belong together")
     codes_NL = content_codes(semantic_ids)
     events_N = None if train is None else train.item_counts()
-    sizes_P = torch.unique(codes_NL, dim=0, return_counts=True)[1]
+    sizes_P = torch.bincount(groups(codes_NL, semantic_ids.codebook_sizes[: codes_NL.shape[1]]))
+    num_tuples = int(groups(semantic_ids.codes_NL, semantic_ids.codebook_sizes).max()) + 1
     return SemanticIdReport(
         codebook_version=semantic_ids.codebook_version,
         table_revision=semantic_ids.table_revision,
         num_items=num_items,
         has_digit=semantic_ids.has_digit,
-        unique_share=len(torch.unique(semantic_ids.codes_NL, dim=0)) / num_items,
+        unique_share=num_tuples / num_items,
         unique_share_content=len(sizes_P) / num_items,
         shared_items_share=int(sizes_P[sizes_P > 1].sum()) / num_items,
         bucket_sizes=dict(sorted(Counter(sizes_P.tolist()).items())),
         levels=[_level(codes_NL[:, i], semantic_ids.codebook_sizes[i], events_N) for i in range(codes_NL.shape[1])],
-        coherence=_coherence(codes_NL, train, embeddings),
+        coherence=_coherence(codes_NL, semantic_ids.codebook_sizes, train, embeddings),
         explained_share=_explained(codes_NL, embeddings, quantizer),
     )
 
@@ -189,32 +190,32 @@ def _level(code_N: Tensor, size: int, events_N: Tensor | None) -> LevelReport:
 
 
 def _coherence(
-    codes_NL: Tensor, train: Interactions | None, embeddings: ItemEmbeddings | None
+    codes_NL: Tensor, sizes: tuple[int, ...], train: Interactions | None, embeddings: ItemEmbeddings | None
 ) -> list[PrefixCoherence]:
-    one_group_N = torch.zeros(len(codes_NL), dtype=torch.int64)
+    unit_ND = None
+    if embeddings is not None:
+        unit_ND = torch.nn.functional.normalize(embeddings.vectors_ND.double(), dim=1)
+    random = None if unit_ND is None else _mean_cosine(unit_ND, torch.zeros(len(codes_NL), dtype=torch.int64))
     found = []
     for depth in range(1, codes_NL.shape[1] + 1):
-        group_N = torch.unique(codes_NL[:, :depth], dim=0, return_inverse=True)[1]
-        within = random = neighbours = chance = None
-        if embeddings is not None:
-            within, random = _mean_cosine(embeddings, group_N), _mean_cosine(embeddings, one_group_N)
-        if train is not None:
-            neighbours, chance = _neighbours_share(train, group_N), _chance_share(train, group_N)
+        group_N = groups(codes_NL[:, :depth], sizes[:depth])
+        within = None if unit_ND is None else _mean_cosine(unit_ND, group_N)
+        neighbours = None if train is None else _neighbours_share(train, group_N)
+        chance = None if train is None else _chance_share(train, group_N)
         found.append(PrefixCoherence(depth, within, random, neighbours, chance))
     return found
 
 
-def _mean_cosine(embeddings: ItemEmbeddings, group_N: Tensor) -> float | None:
-    """Mean cosine of two different items of one group, from ‖Σ unit vectors‖² − their number."""
-    present_N = embeddings.vectors_ND.any(1)
-    unit_ND = torch.nn.functional.normalize(embeddings.vectors_ND[present_N].double(), dim=1)
-    group_N = group_N[present_N]
-    counts_G = torch.bincount(group_N)
+def _mean_cosine(unit_ND: Tensor, group_N: Tensor) -> float | None:
+    """Mean cosine of two different items of one group that have vectors, from ‖Σ unit vectors‖² − their number."""
+    num_groups = int(group_N.max()) + 1
+    present_N = unit_ND.any(1)
+    counts_G = torch.bincount(group_N[present_N])
     pairs = int((counts_G * (counts_G - 1)).sum())
     if not pairs:
         return None
-    sums_GD = torch.zeros(len(counts_G), unit_ND.shape[1], dtype=torch.float64).index_add_(0, group_N, unit_ND)
-    return float((sums_GD.square().sum() - len(unit_ND)) / pairs)
+    sums_GD = torch.zeros(num_groups, unit_ND.shape[1], dtype=torch.float64).index_add_(0, group_N, unit_ND)
+    return float((sums_GD.square().sum() - present_N.sum()) / pairs)
 
 
 def _neighbours_share(train: Interactions, group_N: Tensor) -> float | None:

@@ -52,19 +52,20 @@ class ResidualKMeans:
         Raises ``DataError`` where features are empty or not finite.
         """
         rest_ND = residual.check_features(features_ND)
-        codebooks = []
+        codebooks: list[Tensor] = []
         for level, size in enumerate(self._sizes):
-            side.progress("residual k-means", level, self.num_levels)
-            codebook_CD = residual.k_means(
-                rest_ND,
-                size,
-                side.seed + level,
-                points_per_code=self.points_per_code,
-                num_iterations=self.num_iterations,
+            if level:
+                rest_ND = rest_ND - codebooks[-1][residual.nearest(rest_ND, codebooks[-1])]
+            codebooks.append(
+                residual.k_means(
+                    rest_ND,
+                    size,
+                    side.seed + level,
+                    points_per_code=self.points_per_code,
+                    num_iterations=self.num_iterations,
+                )
             )
-            codebooks.append(codebook_CD)
-            rest_ND = rest_ND - codebook_CD[residual.nearest(rest_ND, codebook_CD)]
-        side.progress("residual k-means", self.num_levels, self.num_levels)
+            side.progress("residual k-means", level + 1, self.num_levels)
         self._codebooks = tuple(codebooks)
 
     def encode(self, features_ND: Tensor) -> Tensor:

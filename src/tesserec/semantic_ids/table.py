@@ -29,6 +29,7 @@ __all__ = [
     "add_items",
     "build_semantic_ids",
     "content_codes",
+    "groups",
     "load_semantic_ids",
     "remove_items",
     "save_semantic_ids",
@@ -40,6 +41,7 @@ Collisions = Literal["digit", "bucket"]
 _SMALLEST_DIGIT = 16
 _METADATA_KEY = b"tesserec.semantic_ids"
 _FORMAT = 1
+_LARGEST_KEY = 1 << 62
 
 
 def build_semantic_ids(
@@ -62,7 +64,7 @@ def build_semantic_ids(
         raise DataError(
             f"popularity_N has shape {tuple(popularity_N.shape)}, expected ({len(table)},): a count an item"
         )
-    digits_N = _digits(table.buckets[1], popularity_N)
+    digits_N = _digits(groups(table.codes_NL, sizes), popularity_N)
     largest = int(digits_N.max()) + 1 if len(table) else 0
     sizes = (*sizes, max(_SMALLEST_DIGIT, 1 << largest.bit_length()))
     codes_NL = torch.cat([table.codes_NL, digits_N[:, None]], 1)
@@ -74,18 +76,27 @@ def content_codes(semantic_ids: SemanticIds) -> Tensor:
     return semantic_ids.codes_NL[:, :-1] if semantic_ids.has_digit else semantic_ids.codes_NL
 
 
+def groups(codes_NL: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The number of each item's code tuple among the distinct ones in lexicographic order, [N] int64."""
+    group_N, num_keys = torch.zeros(len(codes_NL), dtype=torch.int64), 1
+    for level, size in enumerate(sizes):
+        if num_keys * size > _LARGEST_KEY:
+            group_N, num_keys = torch.unique(group_N, return_inverse=True)[1], len(group_N)
+        group_N, num_keys = group_N * size + codes_NL[:, level], num_keys * size
+    numbers_N: Tensor = torch.unique(group_N, return_inverse=True)[1]
+    return numbers_N
+
+
 def add_items(semantic_ids: SemanticIds, new_codes_ML: Tensor) -> SemanticIds:
     """The table with M further items at its end, given their codes [M, L] from the same codebooks (without digit).
 
     Each takes the lowest free digit of its bucket, in the order given. The version stays and the revision grows by one
-    (not at all for no items). Raises ``DataError`` for a full bucket and for codes outside their codebook.
+    (not at all for no items). Raises ``DataError`` for a full bucket, and for codes of another length or outside their codebook.
     """
     if not len(new_codes_ML):
         return semantic_ids
-    old_NL = content_codes(semantic_ids)
-    if new_codes_ML.ndim != 2 or new_codes_ML.shape[1] != old_NL.shape[1]:
-        raise DataError(f"new codes have shape {tuple(new_codes_ML.shape)}, expected [items, {old_NL.shape[1]}]")
-    new_ML = new_codes_ML.long()
+    sizes = semantic_ids.codebook_sizes[:-1] if semantic_ids.has_digit else semantic_ids.codebook_sizes
+    new_ML = SemanticIds(new_codes_ML.long(), sizes, semantic_ids.codebook_version).codes_NL
     if semantic_ids.has_digit:
         new_ML = torch.cat([new_ML, _free_digits(semantic_ids, new_ML)[:, None]], 1)
     return dataclasses.replace(
@@ -173,7 +184,7 @@ def _digits(bucket_N: Tensor, popularity_N: Tensor | None) -> Tensor:
 def _free_digits(semantic_ids: SemanticIds, new_ML: Tensor) -> Tensor:
     """The lowest digit that is free in the bucket of each new item, [M] int64."""
     num_old, capacity = len(semantic_ids), semantic_ids.codebook_sizes[-1]
-    _, bucket = torch.unique(torch.cat([content_codes(semantic_ids), new_ML]), dim=0, return_inverse=True)
+    bucket = groups(torch.cat([content_codes(semantic_ids), new_ML]), semantic_ids.codebook_sizes[:-1])
     old, new = bucket[:num_old], bucket[num_old:].tolist()
     taken: dict[int, set[int]] = {b: set() for b in new}
     met = torch.isin(old, bucket[num_old:]).nonzero().squeeze(1)

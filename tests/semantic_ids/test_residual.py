@@ -1,0 +1,126 @@
+"""Residual quantization: shared steps, by hand and by brute force."""
+
+import pytest
+import torch
+
+from tesserec.errors import DataError, RecipeError
+from tesserec.semantic_ids import residual
+from tesserec.types import ComponentState
+
+COARSE = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
+FINE = torch.tensor([[0.0, 1.0], [0.0, -1.0], [2.0, 0.0]])
+
+
+def test_level_sizes_repeat_one_number_and_keep_a_tuple():
+    assert residual.level_sizes(3, 4) == (4, 4, 4)
+    assert residual.level_sizes(2, (4, 8)) == (4, 8)
+    with pytest.raises(RecipeError, match=r"codebook_size has 2 sizes for 3 levels: give one a level, or one number"):
+        residual.level_sizes(3, (4, 8))
+
+
+def test_features_are_checked_and_become_float32():
+    assert residual.check_features(torch.ones(1, 2, dtype=torch.float64), 2).dtype == torch.float32
+    with pytest.raises(DataError, match=r"features have shape \(2,\): expected \[items, features\]"):
+        residual.check_features(torch.ones(2))
+    with pytest.raises(DataError, match=r"features have shape \(0, 3\)"):
+        residual.check_features(torch.ones(0, 3))
+    with pytest.raises(DataError, match=r"features have 2 columns, the codebooks were fitted on 3: embed these items"):
+        residual.check_features(torch.ones(1, 2), 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_name_the_item(value):
+    features = torch.zeros(4, 2)
+    features[2, 1] = value
+    with pytest.raises(DataError, match="features of item 2 hold NaN or infinity: remove or replace"):
+        residual.check_features(features)
+
+
+def test_encode_by_hand():
+    points = torch.tensor([[0.0, 0.9], [11.5, 0.2], [9.0, -3.0], [4.9, 0.0], [5.1, 0.0]])
+    # residuals after COARSE: (0, .9) (1.5, .2) (−1, −3) (4.9, 0) (−4.9, 0)
+    assert residual.encode(points, [COARSE, FINE]).tolist() == [[0, 0], [1, 2], [1, 1], [0, 2], [1, 0]]
+
+
+def test_equally_near_codes_give_the_lowest():
+    assert residual.nearest(torch.tensor([[5.0, 0.0]]), COARSE).tolist() == [0]
+
+
+def test_nearest_is_the_same_in_small_chunks(monkeypatch):
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    whole = residual.nearest(points, FINE)
+    assert whole.tolist() == torch.cdist(points, FINE).argmin(1).tolist()
+    monkeypatch.setattr(residual, "_DISTANCES_AT_ONCE", 7)  # 2 points at once
+    assert residual.nearest(points, FINE).tolist() == whole.tolist()
+    monkeypatch.setattr(residual, "_DISTANCES_AT_ONCE", 1)
+    assert residual.nearest(points, FINE).tolist() == whole.tolist()
+
+
+def test_decode_sums_code_vectors_of_a_whole_tuple_or_a_prefix():
+    assert residual.decode(torch.tensor([[1, 0], [0, 2]]), [COARSE, FINE]).tolist() == [[10, 1], [2, 0]]
+    assert residual.decode(torch.tensor([[1], [0]]), [COARSE, FINE]).tolist() == [[10, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0), (2,)])
+def test_decode_refuses_tuples_of_another_length(shape):
+    with pytest.raises(DataError, match=r"codes have shape \(2.*expected \[items, levels\] with 1 to 2 levels"):
+        residual.decode(torch.zeros(shape, dtype=torch.int64), [COARSE, FINE])
+
+
+def test_k_means_of_few_distinct_points_is_these_points():
+    points = torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0], [-0.0, 0.0]])
+    assert sorted(residual.k_means(points, 2, 0).tolist()) == [[0, 0], [1, 2]]
+    assert sorted(residual.k_means(points, 8, 0).tolist()) == [[0, 0], [1, 2]]
+    assert residual.k_means(points, 1, 0).tolist() == [[0.5, 1.0]]
+
+
+def test_k_means_meets_planted_clusters_and_repeats_itself():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(12, 6, generator=generator) * 10
+    points = (centres[:, None] + 0.01 * torch.randn(12, 40, 6, generator=generator)).reshape(-1, 6)
+    found = residual.k_means(points, 12, 3)
+    assert torch.cdist(centres, found).min(1).values.max() < 0.05
+    assert torch.equal(found, residual.k_means(points, 12, 3))
+    sampled = residual.k_means(points, 12, 3, points_per_code=20)
+    assert sampled.shape == (12, 6)
+    assert not torch.equal(sampled, found)
+
+
+def test_k_means_samples_no_more_points_than_it_is_told():
+    points = torch.arange(100.0)[:, None]
+    few = residual.k_means(points, 4, 1, points_per_code=1)  # 4 points for 4 codes: the points themselves
+    assert len(few) == 4
+    assert set(few[:, 0].tolist()) <= set(range(100))
+    exactly = residual.k_means(points[:4], 4, 1, points_per_code=1)
+    assert sorted(exactly[:, 0].tolist()) == [0, 1, 2, 3]
+
+
+def test_explained_share_by_hand():
+    features = torch.tensor([[0.0], [2.0], [4.0]])  # spread around the mean: 4 + 0 + 4
+    assert residual.explained_share(features, features) == 1.0
+    assert residual.explained_share(features, torch.tensor([[1.0], [2.0], [4.0]])) == pytest.approx(1 - 1 / 8)
+    assert residual.explained_share(features, torch.full((3, 1), 2.0)) == 0.0
+
+
+def test_fingerprint_changes_with_every_part_of_the_state():
+    def of(name="a", values=(1.0, 2.0), shape=(2,), dtype=torch.float32, metadata=None):
+        tensor = torch.tensor(values, dtype=dtype).reshape(shape)
+        return residual.fingerprint(ComponentState({name: tensor}, metadata or {}))
+
+    variants = [
+        of(),
+        of(name="b"),
+        of(values=(1.0, 3.0)),
+        of(shape=(1, 2)),
+        of(dtype=torch.float64),
+        of(metadata={"k": "v"}),
+        of(metadata={"k": "w"}),
+        of(metadata={"l": "v"}),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert of() == of()
+    assert len(of()) == 64
+    one, two = torch.zeros(1), torch.ones(1)
+    assert residual.fingerprint(ComponentState({"x": one, "y": two}, {"p": "1", "q": "2"})) == residual.fingerprint(
+        ComponentState({"y": two, "x": one}, {"q": "2", "p": "1"})
+    )
