@@ -39,6 +39,7 @@ def root(tmp_path):
     )
     write(tmp_path, "examples/quickstart.py", 'print("printed")\n')
     write(tmp_path, "docs/methods.md", "old")
+    write(tmp_path, "benchmarks/README.md", "# Benchmarks\n")
     write(
         tmp_path,
         "README.md",

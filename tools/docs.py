@@ -1,7 +1,8 @@
 """Writes what can be read from elsewhere: docs/methods.md, docs/results.md and the generated sections of README.md.
 
 ``python -m tools.docs`` writes them (and runs examples/quickstart.py, whose output the README shows); with ``--check``
-it writes nothing and fails where a page is stale, a link broken or the header of a method file incomplete. The header grammar::
+it writes nothing and fails where a page is stale, a link broken or the header of a method file incomplete. The grammar
+of a header::
 
     Title: what it is, on the first line of the module's docstring.
 
