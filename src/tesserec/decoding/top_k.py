@@ -70,12 +70,12 @@ def top_k(scores_BN: Tensor, requests: Requests, k: int) -> Candidates:
     if k < 1:
         raise ValueError(f"k = {k}: ask for at least one item")
     assert scores_BN.shape[0] == len(requests), "one row of scores a request"
-    assert not bool(scores_BN.isnan().any()), "scores must not be NaN"
     num_items = scores_BN.shape[1]
     allowed_BN = allowed_items(requests, num_items).to(scores_BN.device)
     scores_BN = scores_BN.masked_fill(~allowed_BN, -torch.inf)
     items_BK = first_best(scores_BN, min(k, num_items))
     scores_BK, order_BK = scores_BN.gather(1, items_BK).sort(dim=1, descending=True, stable=True)
+    assert not bool(scores_BK.isnan().any()), "scores must not be NaN"  # NaN sorts before all numbers
     items_BK = items_BK.gather(1, order_BK).masked_fill(scores_BK == -torch.inf, PAD)
     missing = k - items_BK.shape[1]
     return Candidates(
@@ -93,8 +93,17 @@ def top_k_in_batches(score: Callable[[Requests], Tensor], requests: Requests, k:
 
 
 def first_best(scores_BN: Tensor, k: int) -> Tensor:
-    """Indices [B, k], ascending, of the k best of each row; of those equal to the k-th the lowest are taken."""
-    least_B1 = scores_BN.topk(k, dim=1).values[:, -1:]
+    """Indices [B, k], ascending, of the ``k`` ≤ N best of each row; of those equal to the k-th the lowest are taken."""
+    values_BK, picks_BK = scores_BN.topk(min(k + 1, scores_BN.shape[1]), dim=1)
+    picks_BK = picks_BK[:, :k].sort(dim=1).values
+    if k < values_BK.shape[1]:
+        tied_B = values_BK[:, k - 1] == values_BK[:, k]
+        picks_BK[tied_B] = _lowest_of_equals(scores_BN[tied_B], values_BK[tied_B, k - 1 : k], k)
+    return picks_BK
+
+
+def _lowest_of_equals(scores_BN: Tensor, least_B1: Tensor, k: int) -> Tensor:
+    """Indices [B, k], ascending: all above ``least_B1``, and the lowest of those that equal it."""
     better_BN = scores_BN > least_B1
     equal_BN = scores_BN == least_B1
     room_B1 = k - better_BN.sum(1, keepdim=True)

@@ -65,13 +65,13 @@ class TableModel:
 
 
 def exhaustive(model: TableModel, requests: Requests, k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The best ``k`` allowed items and their scores, by sorting all: ties by code tuple, then by place in the bucket."""
+    """The best ``k`` allowed items and their scores, sorted: ties by code tuple, then by place in the bucket."""
     place_N = torch.argsort(model.trie.buckets.values)
     allowed_BN = allowed_items(requests, model.trie.num_items).tolist()
     found, values = [], []
     for row, scores in enumerate(model.item_scores().tolist()):
         legal = [item for item, allowed in enumerate(allowed_BN[row]) if allowed]
-        best = sorted(legal, key=lambda item: (-scores[item], int(place_N[item])))[:k]  # noqa: B023  # used at once
+        best = sorted(legal, key=lambda item: (-scores[item], int(place_N[item])))[:k]
         found.append(best)
         values.append([scores[item] for item in best])
     return found, values

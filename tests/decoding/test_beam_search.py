@@ -1,0 +1,172 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.top_k import allowed_items
+from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.testing.data import requests_of
+from tesserec.testing.decoding import TableModel, exhaustive, random_requests, random_semantic_ids
+from tesserec.types import SemanticIds
+
+INF = float("inf")
+# Tuples (leaves): (0 0) 0 · (0 1) 1 · (1 0) 2 · (1 2) 3; items 4 and 0 share (0 1).
+TRIE = Trie.build(SemanticIds(torch.tensor([[0, 1], [0, 0], [1, 2], [1, 0], [0, 1]]), (2, 3), "test"))
+
+
+def model(first, second, rows=1):
+    return TableModel(TRIE, (torch.tensor([first]).repeat(rows, 1), torch.tensor([second]).repeat(rows, 1)))
+
+
+def search(step, num_beams, requests=None, num_requests=1):
+    mask = None if requests is None else TrieMask.of(TRIE, requests)
+    return beam_search(step, (), TRIE, num_requests=num_requests, num_beams=num_beams, mask=mask)
+
+
+def test_wide_beams_find_all_tuples_in_order_and_are_padded():
+    found = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 6)
+    assert found.leaves_BM.tolist() == [[2, 1, 3, 0, -1, -1]]
+    assert found.log_probs_BM.tolist() == [[-2.25, -2.5, -2.75, -4.0, -INF, -INF]]
+    assert found.codes_BML.tolist() == [[[1, 0], [0, 1], [1, 2], [0, 0], [-1, -1], [-1, -1]]]
+
+
+def test_one_beam_is_greedy():
+    found = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 1)
+    assert found.leaves_BM.tolist() == [[1]]
+    assert found.log_probs_BM.tolist() == [[-2.5]]
+
+
+def test_of_equal_scores_the_first_tuple_wins():
+    equal = model([-1.0, -1.0], [-1.0, -1.0, -1.0, -1.0])
+    assert search(equal, 1).leaves_BM.tolist() == [[0]]
+    assert search(equal, 3).leaves_BM.tolist() == [[0, 1, 2]]
+    # (1 0) and (0 1) end equal, though the first code of (1 0) is the better one.
+    assert search(model([-2.0, -1.0], [-9.0, -1.0, -2.0, -9.0]), 2).leaves_BM.tolist() == [[1, 2]]
+
+
+def test_no_beam_enters_what_a_filter_empties():
+    best_is_forbidden = model([-0.5, -9.0], [-0.5, -0.5, -1.0, -2.0], rows=2)
+    requests = requests_of([[[0, 4, 1]], []], exclude_history=True, excluded=[[], [3]])
+    found = search(best_is_forbidden, 1, requests, 2)
+    assert found.leaves_BM.tolist() == [[2], [0]]
+    assert found.log_probs_BM.tolist() == [[-10.0], [-1.0]]
+    found = search(best_is_forbidden, 3, requests, 2)
+    assert found.leaves_BM.tolist() == [[2, 3, -1], [0, 1, 3]]
+
+
+def test_a_beam_of_probability_zero_ends():
+    found = search(model([0.0, -INF], [-INF, -1.0, -2.0, -3.0]), 4)
+    assert found.leaves_BM.tolist() == [[1, -1, -1, -1]]
+    assert found.codes_BML.tolist() == [[[0, 1]] + [[-1, -1]] * 3]
+
+
+def test_what_a_model_says_of_padding_does_not_matter():
+    table = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+
+    def step(cache, level, parents, nodes, children, codes):
+        cache, log_probs = table(cache, level, parents, nodes, children, codes)
+        return cache, log_probs.masked_fill(children < 0, torch.nan)
+
+    requests = requests_of([[]], available=[True, False, False, False, False])
+    mask = TrieMask.of(TRIE, requests)
+    found = beam_search(step, (), TRIE, num_requests=1, num_beams=3, mask=mask)
+    assert found.leaves_BM.tolist() == [[1, -1, -1]]
+    without_mask = beam_search(step, (), TRIE, num_requests=1, num_beams=3)
+    assert without_mask.leaves_BM.tolist() == [[2, 1, 3]]
+
+
+def test_nothing_allowed_gives_no_beams():
+    found = search(model([-1.0, -1.0], [-1.0] * 4), 2, requests_of([[]], available=[False] * 5))
+    assert found.leaves_BM.tolist() == [[-1, -1]]
+    assert found.log_probs_BM.tolist() == [[-INF, -INF]]
+
+
+def test_nan_is_a_mistake_of_the_model():
+    with pytest.raises(AssertionError, match="log-probabilities of legal children must not be NaN"):
+        search(model([float("nan"), 0.0], [0.0] * 4), 2)
+
+
+@pytest.mark.parametrize("number", [0, -2])
+def test_counts_below_one_are_refused(number):
+    with pytest.raises(ValueError, match=f"num_beams = {number}: search with at least one beam"):
+        search(model([0.0, 0.0], [0.0] * 4), number)
+    beams = search(model([0.0, 0.0], [0.0] * 4), 1)
+    with pytest.raises(ValueError, match=f"k = {number}: ask for at least one item"):
+        beams_to_items(beams, TRIE, requests_of([[]]), number)
+
+
+def test_items_of_beams_in_order_of_beam_and_bucket():
+    beams = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=2), 3, num_requests=2)
+    found = beams_to_items(beams, TRIE, requests_of([[], [[3, 0]]], exclude_history=True), 4)
+    assert found.items_BK.tolist() == [[3, 0, 4, 2], [4, 2, -1, -1]]
+    assert found.scores_BK.tolist() == [[-2.25, -2.5, -2.5, -2.75], [-2.5, -2.75, -INF, -INF]]
+    assert found.trace["codes"].tolist() == [
+        [[1, 0], [0, 1], [0, 1], [1, 2]],
+        [[0, 1], [1, 2], [-1, -1], [-1, -1]],
+    ]
+    assert beams_to_items(beams, TRIE, requests_of([[], []]), 2).items_BK.tolist() == [[3, 0], [3, 0]]
+    unavailable = requests_of([[], []], available=[False, True, True, True, True])
+    assert beams_to_items(beams, TRIE, unavailable, 2).items_BK.tolist() == [[3, 4], [3, 4]]
+
+
+def test_no_requests_give_no_beams():
+    beams = beam_search(model([0.0, 0.0], [0.0] * 4, rows=0), (), TRIE, num_requests=0, num_beams=2)
+    assert beams.leaves_BM.shape == (0, 2)
+    assert beams_to_items(beams, TRIE, requests_of([]), 3).items_BK.shape == (0, 3)
+
+
+def random_case(num_items, sizes, seed, ties):
+    generator = torch.Generator().manual_seed(seed)
+    codes = random_semantic_ids(num_items, tuple(sizes), generator)
+    trie = Trie.build(codes, torch.rand(num_items, generator=generator) if seed % 2 else None)
+    requests = random_requests(3, num_items, generator)
+    return trie, requests, TableModel.random(trie, 3, generator, ties)
+
+
+CASES = given(
+    st.integers(1, 14), st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 99_999), st.booleans()
+)
+
+
+@settings(max_examples=100, deadline=None)
+@CASES
+def test_with_enough_beams_it_equals_exhaustive_scoring(num_items, sizes, seed, ties):
+    trie, requests, step = random_case(num_items, sizes, seed, ties)
+    num_leaves = trie.num_nodes(trie.num_levels)
+    beams = beam_search(step, (), trie, num_requests=3, num_beams=num_leaves, mask=TrieMask.of(trie, requests))
+    found = beams_to_items(beams, trie, requests, num_items + 1)
+    items, scores = exhaustive(step, requests, num_items + 1)
+    for row in range(3):
+        padding = num_items + 1 - len(items[row])
+        assert found.items_BK[row].tolist() == items[row] + [-1] * padding
+        assert found.scores_BK[row].tolist() == scores[row] + [-INF] * padding
+
+
+def naive_beams(step, trie, allowed, row, num_beams):
+    """Beam search over lists of codes, for one request: (score, path of nodes) of each beam."""
+    paths = trie.paths_NL.tolist()
+    legal = sorted({tuple(paths[item]) for item in range(trie.num_items) if allowed[item]})
+    beams = [(torch.tensor(0.0), ())]
+    for level in range(trie.num_levels):
+        longer = [
+            (score + step.tables[level][row, node], (*path, node))
+            for score, path in beams
+            for node in sorted({p[level] for p in legal if p[:level] == path})
+        ]
+        beams = sorted(longer, key=lambda beam: (-float(beam[0]), beam[1]))[:num_beams]
+    return beams
+
+
+@settings(max_examples=100, deadline=None)
+@CASES
+def test_narrow_beams_equal_a_search_over_lists(num_items, sizes, seed, ties):
+    trie, requests, step = random_case(num_items, sizes, seed, ties)
+    num_beams = 1 + seed % 3
+    found = beam_search(step, (), trie, num_requests=3, num_beams=num_beams, mask=TrieMask.of(trie, requests))
+    allowed = allowed_items(requests, num_items).tolist()
+    for row in range(3):
+        expected = naive_beams(step, trie, allowed[row], row, num_beams)
+        padding = num_beams - len(expected)
+        assert found.leaves_BM[row].tolist() == [path[-1] for _, path in expected] + [-1] * padding
+        assert found.log_probs_BM[row].tolist() == [float(score) for score, _ in expected] + [-INF] * padding
