@@ -10,9 +10,9 @@ request without any is undefined there.
 from __future__ import annotations
 
 import polars as pl
-import torch
 from torch import Tensor
 
+from tesserec.data.leaks import in_history
 from tesserec.types import Catalog, Holdout, Ragged
 
 __all__ = ["HISTORY_LENGTHS", "item_slices", "request_slices"]
@@ -41,14 +41,14 @@ def item_slices(holdout: Holdout, counts_N: Tensor, catalog: Catalog | None = No
     """Masks [M] over relevant items.
 
     ``items:cold`` are unseen in training. Of the others, ``items:tail`` is the half with the fewest training events,
-    all items of the median count included, and ``items:head`` the rest. ``targets:repeated`` are in the request's own
-    history, ``targets:new`` are not. ``domain:`` follows the catalog's ``domain`` column, where it has several.
+    all items of the median count included, and ``items:head`` the rest. ``targets:repeated`` the user
+    had before, ``targets:new`` not. ``domain:`` follows the catalog's ``domain`` column, where it has several.
     """
     relevant = holdout.relevant
     counts_M = counts_N[relevant.values]
     seen = counts_N[counts_N > 0]
     median = int(seen.median()) if len(seen) else 0
-    repeated_M = _contained(relevant, holdout.requests.history.as_ragged(), len(counts_N))
+    repeated_M = in_history(holdout)
     found: dict[str, Tensor] = {
         "items:head": counts_M > median,
         "items:tail": (counts_M > 0) & (counts_M <= median),
@@ -57,13 +57,6 @@ def item_slices(holdout: Holdout, counts_N: Tensor, catalog: Catalog | None = No
         "targets:new": ~repeated_M,
     }
     return found | (_domains(relevant, catalog) if catalog is not None else {})
-
-
-def _contained(relevant: Ragged, history: Ragged, num_items: int) -> Tensor:
-    """Whether each relevant item is in its request's history, [M] bool."""
-    keys_M = relevant.rows * num_items + relevant.values
-    keys_H = history.rows * num_items + history.values
-    return torch.isin(keys_M, keys_H)
 
 
 def _domains(relevant: Ragged, catalog: Catalog) -> dict[str, Tensor]:
