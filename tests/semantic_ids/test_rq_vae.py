@@ -27,16 +27,16 @@ def planted():
 
 def test_learns_a_planted_hierarchy_with_most_codes_in_use():
     features = planted()
-    training = RQVAETraining(num_steps=200, batch_size=128, learning_rate=5e-3, revive_every=20)
-    quantizer = RQVAE(num_levels=2, codebook_size=16, hidden_sizes=(48,), num_latents=8, training=training)
+    training = RQVAETraining(num_steps=200, batch_size=128, learning_rate=1e-2, revive_every=20)
+    quantizer = RQVAE(num_levels=2, codebook_size=8, hidden_sizes=(48,), num_latents=8, training=training)
     quantizer.fit(features, SideInformation())
     codes = quantizer.encode(features)
-    assert explained_share(features, quantizer.decode(codes)) > 0.93
-    assert explained_share(features, quantizer.decode(codes[:, :1])) > 0.7
-    for level in range(2):
-        assert len(codes[:, level].unique()) >= 14
+    assert explained_share(features, quantizer.decode(codes)) > 0.95
+    assert explained_share(features, quantizer.decode(codes[:, :1])) > 0.85
+    assert min(len(codes[:, level].unique()) for level in range(2)) >= 7
+    assert 28 <= len(torch.unique(codes, dim=0)) <= 40  # 32 clusters
     groups = codes.reshape(32, 16, 2)
-    assert (groups == groups.mode(1, keepdim=True).values).all(2).double().mean() > 0.9  # a cluster has one tuple
+    assert (groups == groups.mode(1, keepdim=True).values).all(2).double().mean() > 0.95  # a cluster has one tuple
 
 
 def test_no_other_code_of_a_level_is_closer_to_the_latents():

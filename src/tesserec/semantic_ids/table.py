@@ -91,7 +91,7 @@ def add_items(semantic_ids: SemanticIds, new_codes_ML: Tensor) -> SemanticIds:
     """The table with M further items at its end, given their codes [M, L] from the same codebooks (without digit).
 
     Each takes the lowest free digit of its bucket, in the order given. The version stays and the revision grows by one
-    (not at all for no items). Raises ``DataError`` for a full bucket, and for codes of another length or outside their codebook.
+    (not at all for no items). Raises ``DataError`` for a full bucket, and for codes of another length or range.
     """
     if not len(new_codes_ML):
         return semantic_ids

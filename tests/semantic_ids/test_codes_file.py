@@ -1,0 +1,111 @@
+"""Codes of the user's own: every layout, every refusal."""
+
+import json
+
+import polars as pl
+import pytest
+
+from tesserec.config import build
+from tesserec.errors import DataError, RecipeError
+from tesserec.semantic_ids import CodesFile
+from tesserec.types import Vocabulary
+
+ITEMS = Vocabulary.of(["a", "b"])
+CODES = {"b": [1, 10], "a": [0, 3], "z": [7, 7]}
+
+
+def write_json(folder, content):
+    path = folder / "codes.json"
+    path.write_text(json.dumps(content))
+    return CodesFile(path=path)
+
+
+def test_every_layout_gives_the_same_codes_in_catalog_order(tmp_path):
+    wide = pl.DataFrame({"item_id": list(CODES), "code_1": [10, 3, 7], "code_0": [1, 0, 7], "note": ["x", "y", "z"]})
+    wide.write_csv(tmp_path / "wide.csv")
+    wide.write_csv(tmp_path / "wide.tsv", separator="\t")
+    wide.write_parquet(tmp_path / "wide.parquet")
+    pl.DataFrame({"item_id": list(CODES), "codes": list(CODES.values())}).write_parquet(tmp_path / "list.parquet")
+    sources = [CodesFile(path=tmp_path / n) for n in ("wide.csv", "wide.tsv", "wide.parquet", "list.parquet")]
+    hashes = set()
+    for source in [write_json(tmp_path, CODES), *sources]:
+        codes, sizes, content = source.read(ITEMS)
+        assert codes.tolist() == [[0, 3], [1, 10]]
+        assert sizes == (2, 11)
+        hashes.add(content)
+    assert len(hashes) == 1
+
+
+def test_columns_are_ordered_by_number_not_by_letter(tmp_path):
+    row = {"item_id": [1], **{f"code_{i}": [i] for i in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)}}
+    pl.DataFrame(row).write_csv(tmp_path / "codes.csv")
+    assert CodesFile(path=tmp_path / "codes.csv").read(Vocabulary.of([1]))[0].tolist() == [list(range(11))]
+
+
+def test_the_hash_changes_with_ids_codes_and_sizes_only(tmp_path):
+    source = write_json(tmp_path, CODES)
+    first = source.read(ITEMS)[2]
+    assert write_json(tmp_path, {**CODES, "z": [0, 0]}).read(ITEMS)[2] == first  # not in the catalog
+    assert write_json(tmp_path, {**CODES, "a": [0, 4]}).read(ITEMS)[2] != first
+    assert write_json(tmp_path, {**CODES, "c": [1, 10]}).read(Vocabulary.of(["a", "c"]))[2] != first
+    larger = CodesFile(path=tmp_path / "codes.json", codebook_sizes=(2, 16))
+    write_json(tmp_path, CODES)
+    codes, sizes, content = larger.read(ITEMS)
+    assert sizes == (2, 16)
+    assert content != first
+    assert codes.tolist() == [[0, 3], [1, 10]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": [0]}, r"codes.json has no codes for 1 of 2 items, the first is 'b': add them"),
+        ({"a": [0], "b": [1, 2]}, r"item 'b' has 2 codes, the first item 1: all need as many"),
+        ({"a": [0], "b": [-1]}, r"the codes of item 'b' are \[-1\]: expected integers from 0"),
+        ({"a": [0], "b": [1.5]}, r"the codes of item 'b' are \[1.5\]: expected integers from 0"),
+        ({"a": [0], "b": [True]}, r"the codes of item 'b' are \[True\]: expected integers from 0"),
+        ({"a": [0], "b": []}, r"the codes of item 'b' are \[\]: expected a list of integers"),
+        ({"a": 3, "b": [1]}, r"the codes of item 'a' are 3: expected a list of integers"),
+        ([["a", 0]], r'codes.json must hold an object such as \{"item id": \[3, 14, 15\]\}'),
+    ],
+)
+def test_bad_codes_are_refused_by_name(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        write_json(tmp_path, content).read(ITEMS)
+
+
+def test_an_item_twice_is_refused_with_its_rows(tmp_path):
+    path = tmp_path / "codes.csv"
+    pl.DataFrame({"item_id": ["z", "a", "z", "b", "a"], "code_0": [0, 1, 0, 2, 1]}).write_csv(path)
+    with pytest.raises(DataError, match=r"codes.csv: item 'a' is in rows 1 and 4: keep one of them"):
+        CodesFile(path=path).read(ITEMS)
+
+
+def test_null_codes_are_refused(tmp_path):
+    path = tmp_path / "codes.csv"
+    pl.DataFrame({"item_id": ["a", "b"], "code_0": [0, None]}).write_csv(path)
+    with pytest.raises(DataError, match=r"the codes of item 'b' are \[None\]: expected integers from 0"):
+        CodesFile(path=path).read(ITEMS)
+
+
+@pytest.mark.parametrize("columns", [{"item": ["a"], "code_0": [1]}, {"item_id": ["a"], "code_x": [1]}])
+def test_other_columns_are_refused(tmp_path, columns):
+    path = tmp_path / "codes.csv"
+    pl.DataFrame(columns).write_csv(path)
+    with pytest.raises(
+        DataError, match=r"codes.csv has columns .* expected item_id and either codes or code_0, code_1"
+    ):
+        CodesFile(path=path).read(ITEMS)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"codes.pkl: codes are read from .parquet, .csv, .tsv, .json files"):
+        CodesFile(path=tmp_path / "codes.pkl").read(ITEMS)
+    with pytest.raises(DataError, match=r"there is no file .*codes.csv: give the path of a file with the codes"):
+        CodesFile(path=tmp_path / "codes.csv").read(ITEMS)
+
+
+def test_is_named_in_a_recipe(tmp_path):
+    assert build(CodesFile, {"path": "x.json", "codebook_sizes": [4, 4]}, "semantic_ids").codebook_sizes == (4, 4)
+    with pytest.raises(RecipeError, match=r"semantic_ids.codebook_sizes.*0"):
+        build(CodesFile, {"path": "x.json", "codebook_sizes": [0]}, "semantic_ids")
