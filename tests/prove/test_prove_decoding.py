@@ -1,4 +1,4 @@
-"""Large runs of the search: nothing illegal, repeated or filtered in a million results, and equality with brute force."""
+"""Large runs of the search: nothing illegal, repeated or filtered in a million results; equality with brute force."""
 
 import pytest
 import torch

@@ -6,7 +6,8 @@ Adds: C[i, j] = Σ decay^(distance − 1) over pairs of a user's events, i befor
     count(i)^normalization; a request adds the rows of its last events.
 Differs: decay is exponential where SR divides by the distance; pairs also count a little against their order; a history
     of several events is used, and popularity orders the rest.
-Checked: tests/retrievers/test_cooccurrence.py (pairs by hand); CHECKED
+Checked: tests/retrievers/test_cooccurrence.py (pairs by hand); Amazon 2014
+    Beauty, last_out, trained on train only, test: Recall@10 0.0840, NDCG@10 0.0517 (validation 0.1037, 0.0652).
 
 Dimensions: B requests · E events · H history events · N items.
 """
@@ -42,7 +43,7 @@ Array = np.ndarray[Any, Any]
 CHUNK_EVENTS = 2**19
 """Events whose pairs are in memory at once."""
 MAX_PAIRS = 2**27
-"""Distinct pairs (1 GiB) beyond which only the strongest are kept while counting goes on."""
+"""Distinct pairs (1 GiB) beyond which only four times the final neighbours are kept while counting goes on."""
 
 
 @component
@@ -59,7 +60,7 @@ class Cooccurrence:
     reverse: Annotated[float, Field(ge=0, le=1)] = 0.2
     """What a pair counts against its order: 1 makes the relation symmetric."""
     normalization: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Power of count(i) by which the pairs of i are divided; 1 gives conditional probabilities."""
+    """Power of count(i) by which the pairs of i are divided; at 0 frequent items of a history dominate it."""
     history_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
     """What an event of the history counts, relative to one a step (basket) later."""
     num_neighbors: Annotated[int, Field(ge=1)] = 1000
@@ -81,7 +82,7 @@ class Cooccurrence:
             chunk = _counted(first, second, value, num_items)
             weights = weights + chunk + self.reverse * chunk.T.tocsr()
             if weights.nnz > MAX_PAIRS:
-                weights = _strongest(weights, self.num_neighbors)
+                weights = _strongest(weights, 4 * self.num_neighbors)
         weights = _strongest(weights, self.num_neighbors)
         count_N = np.bincount(as_numpy(events.item_E), minlength=num_items)
         divisor_N = (np.maximum(count_N, 1) ** self.normalization).astype(np.float32)
