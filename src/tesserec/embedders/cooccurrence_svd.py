@@ -64,18 +64,21 @@ class CooccurrenceSVD:
 
     def embed_new(self, catalog: Catalog) -> ItemEmbeddings:
         """Zero rows, all marked missing: later items have no events."""
-        if self._num_features_found is None:
-            raise NotFittedError("CooccurrenceSVD has seen no events yet: call embed or restore first")
-        zeros_ND = torch.zeros(len(catalog), self._num_features_found)
+        zeros_ND = torch.zeros(len(catalog), self._fitted())
         return ItemEmbeddings(zeros_ND, "CooccurrenceSVD", torch.ones(len(catalog), dtype=torch.bool))
 
     def state(self) -> ComponentState:
         """The width of the vectors: all that later items need."""
-        return ComponentState({}, {"num_features": str(self._num_features_found)})
+        return ComponentState({}, {"num_features": str(self._fitted())})
 
     def restore(self, state: ComponentState) -> None:
         """The inverse of ``state``."""
         self._num_features_found = int(state.metadata["num_features"])
+
+    def _fitted(self) -> int:
+        if self._num_features_found is None:
+            raise NotFittedError("CooccurrenceSVD has seen no events yet: call embed or restore first")
+        return self._num_features_found
 
 
 def cooccurrence_counts(train: Interactions, window: int) -> sp.csr_matrix:
