@@ -107,6 +107,10 @@ class Cooccurrence:
         """The ``k`` best items that the filters allow."""
         return top_k_in_batches(self.score_all, requests, k, require_fitted(self._weights, self).shape[0])
 
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Know the items that were appended to ``catalog`` since the fit, as items without events."""
+        self.restore(self.state(), catalog, context)
+
     def state(self) -> ComponentState:
         """The pairs and the popularity of every item."""
         pairs = sparse_state(require_fitted(self._weights, self)).under("pairs")

@@ -74,6 +74,10 @@ class EASE:
         require_fitted(self._weights_MM, self)
         return top_k_in_batches(self.score_all, requests, k, self._num_items)
 
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Know the items that were appended to ``catalog`` since the fit, as items without events."""
+        self.restore(self.state(), catalog, context)
+
     def state(self) -> ComponentState:
         """The weights, and the items they belong to."""
         return ComponentState({"weights": require_fitted(self._weights_MM, self), "items": self._items_M})

@@ -64,6 +64,10 @@ class PersonalFrequency:
         """The ``k`` best items that the filters allow."""
         return top_k_in_batches(self.score_all, requests, k, require_fitted(self._num_items, self))
 
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Know the items that were appended to ``catalog`` since the fit, as items without events."""
+        self.restore(self.state(), catalog, context)
+
     def state(self) -> ComponentState:
         """The popularity of every item."""
         require_fitted(self._num_items, self)

@@ -61,6 +61,10 @@ class Popularity:
         """The ``k`` most popular items that the filters allow."""
         return top_k_in_batches(self.score_all, requests, k, len(require_fitted(self._score_N, self)))
 
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Know the items that were appended to ``catalog`` since the fit, as items without events."""
+        self.restore(self.state(), catalog, context)
+
     def state(self) -> ComponentState:
         """The score of every item."""
         return ComponentState({"score": require_fitted(self._score_N, self)})

@@ -12,8 +12,18 @@ import pytest
 import torch
 
 from tesserec.errors import NotFittedError
-from tesserec.testing.data import baskets, requests_of
-from tesserec.types import PAD, Candidates, Catalog, FitContext, Interactions, Requests, Retriever, Scorer
+from tesserec.testing.data import baskets, catalog_of_size, requests_of
+from tesserec.types import (
+    PAD,
+    Candidates,
+    Catalog,
+    FitContext,
+    Interactions,
+    Requests,
+    Retriever,
+    Scorer,
+    TakesNewItems,
+)
 
 __all__ = ["RetrieverContract"]
 
@@ -142,6 +152,20 @@ class RetrieverContract:
         assert torch.allclose(scores_BN.gather(1, candidates.items_BK), candidates.scores_BK, atol=self.tolerance)
         scores_BN.fill_(0)
         assert torch.equal(retriever.retrieve(requests, 12).items_BK, candidates.items_BK)
+
+    def test_new_items_can_be_asked_about(self) -> None:
+        """Items appended to the catalog are legal in filters and histories, and are proposed where nothing else is."""
+        retriever = self.fitted()
+        if not isinstance(retriever, TakesNewItems):
+            pytest.skip("takes no new items")
+        catalog = self.grown()
+        retriever.add_items(catalog, self.context(catalog))
+        requests = requests_of([[[0, 1]], [[12], [13]], []], available=[item >= 12 for item in range(14)])
+        assert [sorted(items) for items in retriever.retrieve(requests, 2).items_BK.tolist()] == [[12, 13]] * 3
+
+    def grown(self) -> Catalog:
+        """The catalog of ``data`` with two more items."""
+        return catalog_of_size(14)
 
 
 def _check_legal(candidates: Candidates, num_items: int) -> None:
