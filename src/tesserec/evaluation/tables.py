@@ -32,6 +32,9 @@ def metrics_table(reports: Sequence[Report], metrics: Sequence[str] | None = Non
     names = [*reports[0].metrics, *reports[0].aggregates] if metrics is None else list(metrics)
     found = [{**r.metrics, **r.aggregates} for r in reports]
     columns = {name: [one.get(name) for one in found] for name in names}
+    for name, column in columns.items():
+        if not any(column):
+            raise DataError(f"no report has the metric {name}: look at the names in report.metrics")
     costs = [name for name in COSTS if any(name in r.costs for r in reports)]
     table = Table(title=_title(reports))
     table.add_column("")
@@ -56,7 +59,7 @@ def slices_table(reports: Sequence[Report], metric: str = "ndcg10") -> Table:
     for report in reports:
         table.add_column(report.label, justify="right")
     rows = {name: [r.slices[name].metrics.get(metric) if name in r.slices else None for r in reports] for name in names}
-    if not any(rows.values()) or not any(any(row) for row in rows.values()):
+    if not any(any(row) for row in rows.values()):
         raise DataError(f"no report has slices of {metric}: slices are taken of recall and ndcg")
     for name, row in rows.items():
         sizes = {r.slices[name].num_requests for r in reports if name in r.slices}
@@ -76,9 +79,7 @@ def _title(reports: Sequence[Report]) -> str:
 
 
 def _cells(name: str, estimates: Sequence[Estimate | None]) -> list[str]:
-    """A column of the table: only accuracy has a best."""
-    if not any(estimates):
-        raise DataError(f"no report has the metric {name}: look at the names in report.metrics")
+    """Means and intervals, the best in bold: only accuracy has a best."""
     shown = [_text(one) for one in estimates]
     if name.startswith(("coverage", "gini", "novelty", "popularity")):
         return shown
