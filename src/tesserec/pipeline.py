@@ -253,10 +253,11 @@ def serving_retriever(contents: Contents) -> Retriever:
     return restored(prototype, contents.serving, contents.catalog, serving_context(contents))
 
 
-def holdout_of(contents: Contents) -> Holdout:
-    """The test questions that were judged."""
+def holdout_of(contents: Contents) -> tuple[Split, Holdout]:
+    """The split of the fit, and those of its test questions that were judged."""
     recipe = parse_recipe(contents.recipe)
-    return _judged_part(recipe, split(contents.interactions, recipe.split))
+    parts = split(contents.interactions, recipe.split)
+    return parts, _judged_part(recipe, parts)
 
 
 def judge_holdout(contents: Contents, progress: Progress = silent) -> Report:
@@ -365,7 +366,7 @@ def _report(run: _Run, name: str, retriever: Retriever, costs: Mapping[str, floa
         catalog=run.catalog,
         ks=run.recipe.evaluation.ks,
         label=kind if name.replace("_", "") == kind.lower() else f"{kind} ({name})",
-        split=f"{run.parts.name}, test",
+        split=f"{run.parts.name}.test",
         refit=refit,
         seed=run.recipe.seed,
         costs=costs,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tesserec.bundle import Bundle, Contents, check_place, publish
+from tesserec.bundle import Bundle, Contents, check_place, data_digest, publish
 from tesserec.data.append import append_catalog, append_events
 from tesserec.data.catalog import catalog_of, read_catalog
 from tesserec.data.interactions import read_events
@@ -87,19 +87,24 @@ class Recommender:
         *,
         recipe: Recipe | Mapping[str, Any] | str | Path | None = None,
         out: str | Path | None = None,
+        again: bool = False,
         progress: Progress = silent,
         tell: Tell = quiet,
     ) -> Recommender:
         """Fit a system on ``events`` (and ``items``): files or frames, or what the recipe's ``[data]`` names.
 
         ``recipe`` is a TOML file, its tables, or a ``Recipe``; without one, Mosaic is fitted with its defaults. With
-        ``out`` the system is written there as a bundle, and a run that was stopped goes on when it is called again.
-        Raises a ``TesserecError`` that says what to change where recipe or data cannot be used.
+        ``out`` the system is written there as a bundle: a run that was stopped goes on when it is called again, and a
+        bundle of the same recipe and data that is there already is loaded, unless ``again`` is set. Raises a
+        ``TesserecError`` that says what to change where recipe or data cannot be used.
         """
         folder = _checked_place(out)
         given = None if recipe is None else _recipe(recipe)
         interactions, catalog = read_data(DataConfig() if given is None else given.data, events, items)
         chosen = given or default_recipe(catalog)
+        if folder is not None and not again and _is_there(folder, chosen, interactions):
+            tell(f"{folder} holds this recipe fitted on this data already")
+            return cls.load(folder)
         work_folder = None if folder is None else work_folder_of(folder)
         contents = fit(chosen, interactions, catalog, work_folder=work_folder, progress=progress, tell=tell)
         return cls(_published(contents, folder))
@@ -167,12 +172,21 @@ class Recommender:
         return self._frame(requests, labels, k, explain)
 
     def recommend_all(
-        self, users: Sequence[Id] | None = None, *, k: int = 10, batch_size: int = 1024, progress: Progress = silent
+        self,
+        users: Sequence[Id] | None = None,
+        *,
+        k: int = 10,
+        exclude_history: bool | None = None,
+        exclude: Sequence[Id] = (),
+        explain: bool = False,
+        batch_size: int = 1024,
+        progress: Progress = silent,
     ) -> Iterator[pl.DataFrame]:
         """``recommend`` for many users (all, where none are named), one frame a batch, so that none is too large."""
         chosen = self.contents.interactions.users.ids.to_pylist() if users is None else list(users)
         for start in range(0, len(chosen), batch_size):
-            yield self.recommend(chosen[start : start + batch_size], k=k)
+            batch = chosen[start : start + batch_size]
+            yield self.recommend(batch, k=k, exclude_history=exclude_history, exclude=exclude, explain=explain)
             progress("recommend", min(start + batch_size, len(chosen)), len(chosen))
 
     def similar_items(self, items: Sequence[Id], k: int = 10) -> pl.DataFrame:
@@ -222,6 +236,12 @@ class Recommender:
         if content.semantic_ids is None:
             return added
         return added.with_columns(codes=pl.Series(content.semantic_ids.codes_NL[len(catalog) :].tolist()))
+
+    def history_of(self, user: Id) -> list[Id]:
+        """The item ids of all that a user did, oldest first; raises ``UnknownIdError``."""
+        events = self.contents.interactions
+        index = int(events.users.index([user], "user")[0])
+        return events.items.to_ids(events.item_E[events.user_offsets[index] : events.user_offsets[index + 1]])
 
     def _with_later(self, events: Source, items: Source | None) -> tuple[Interactions, Catalog]:
         """The log and catalog with what is new in ``events`` and ``items``."""
@@ -287,6 +307,13 @@ def _checked_place(out: str | Path | None) -> Path | None:
         return None
     check_place(Path(out))
     return Path(out)
+
+
+def _is_there(folder: Path, recipe: Recipe, interactions: Interactions) -> bool:
+    if not (folder / "manifest.json").is_file():
+        return False
+    manifest = Bundle.open(folder).manifest
+    return manifest.recipe_digest == recipe.digest() and manifest.data_digest == data_digest(interactions)
 
 
 def _recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
