@@ -19,10 +19,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO)/bundle/manifest.json ## train on a year of real purchases, compare seven methods, recommend
-	$(BIN)/tesserec evaluate $(DEMO)/bundle
-	$(BIN)/tesserec recommend $(DEMO)/bundle --user 17850 --k 10
-	@echo "The report of this run: $(DEMO)/report.html"
+demo: $(CORE) ## train on a year of real purchases, compare seven methods, recommend
+	$(BIN)/tesserec fit recipes/demo.toml --out $(DEMO)/bundle --report $(DEMO)/report.html
+	$(BIN)/tesserec recommend $(DEMO)/bundle --user 17841 --k 10
 
 test: $(DEV) ## all tests but the long ones, with branch coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not prove" -n $(JOBS) \
@@ -66,7 +65,3 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing tesserec and its development tools into $(VENV); PyTorch is the large part"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@ $(CORE)
-
-$(DEMO)/bundle/manifest.json: recipes/demo.toml | $(CORE)
-	$(BIN)/tesserec fit recipes/demo.toml --out $(DEMO)/bundle --report $(DEMO)/report.html
-	@touch $@
