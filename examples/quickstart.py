@@ -11,7 +11,7 @@ shop = Recommender.fit(
     },
 )
 
-customer = shop.recommend(users=[17850], k=5)
+customer = shop.recommend(users=[17841], k=5)
 newcomer = shop.recommend(histories=[["22423", "85123A"]], k=5)
 similar = shop.similar_items(["22423"], k=5)
 for frame in (customer, newcomer, similar):
