@@ -117,7 +117,9 @@ def test_refuses_what_it_cannot_embed():
         CooccurrenceSVD().embed(catalog(4))
     with pytest.raises(DataError, match="the events are of 4 items, the catalog of 5: use the same"):
         CooccurrenceSVD().embed(catalog(5), events(ROWS, 4))
-    with pytest.raises(DataError, match="no two items occur within 3 steps of one user more often than by chance: widen"):
+    with pytest.raises(
+        DataError, match="no two items occur within 3 steps of one user more often than by chance: widen"
+    ):
         CooccurrenceSVD().embed(catalog(2), events([(0, 0, 1), (1, 1, 1)], 2))
     for call in (CooccurrenceSVD().state, lambda: CooccurrenceSVD().embed_new(catalog(2))):
         with pytest.raises(NotFittedError, match="CooccurrenceSVD has seen no events yet: call embed or restore first"):
