@@ -6,7 +6,7 @@ shop = Recommender.fit(
     recipe={
         "data": {"source": "online_retail"},
         "embedder": {"class": "tesserec.embedders.tfidf_svd:TfidfSVD"},
-        "semantic_ids": {"class": "tesserec.semantic_ids.residual_kmeans:ResidualKMeans"},
+        "semantic_ids": {"class": "tesserec.semantic_ids.rq_kmeans:ResidualKMeans"},
         "retriever": {"class": "tesserec.retrievers.mosaic:Mosaic"},
     },
 )

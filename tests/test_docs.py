@@ -110,7 +110,7 @@ def test_methods_are_in_the_order_data_flows(root):
         (
             "Differs: nothing.\n",
             "",
-            "ease.py:1: the module header has no `Differs:` line; a method file has Paper, Adds",
+            "ease.py:1: the module header has no `Differs:`; a method file has Paper, Adds, Differs",
         ),
         ("nothing.", "", "ease.py:6: `Differs:` says nothing: write it out"),
         ("test_ease", "test_gone", "ease.py:7: `Checked:` names tests/retrievers/test_gone.py, which does not exist"),
@@ -128,8 +128,10 @@ def test_an_incomplete_header_is_refused_by_file_and_line(root, capsys, old, new
 def test_a_component_without_any_header_is_refused_in_a_stage_only(root):
     write(root, "src/tesserec/embedders/bare.py", '"""Bare."""\n@config.component\nclass Bare: ...')
     problems = docs.read_methods(root)[1]
-    assert len(problems) == 4
-    assert problems[0].startswith("src/tesserec/embedders/bare.py:1: the module header has no `Paper:` line")
+    assert problems == [
+        "src/tesserec/embedders/bare.py:1: the module header has no `Paper:`, `Adds:`, `Differs:`, `Checked:`; "
+        "a method file has Paper, Adds, Differs, Checked (CONTRIBUTING.md)"
+    ]
 
 
 def test_the_latest_line_of_a_figure_counts(root):
@@ -189,13 +191,18 @@ def test_a_readme_without_its_marks_is_refused(root):
         docs.with_sections(root / "README.md", {"quickstart": ""})
 
 
-def test_broken_links_are_refused_by_file_and_line(root, capsys):
-    write(root, "examples/quickstart.out", "printed\n")
+def test_an_example_that_never_ran_is_named(root, capsys):
+    assert docs.main(["--check"], root) == 1
+    assert "examples/quickstart.out:1: missing: run `make docs`" in capsys.readouterr().err
+
+
+def test_broken_links_are_named_by_file_and_line_and_do_not_keep_pages_from_being_written(root, capsys):
     write(
         root, "docs/decisions.md", "[a](../README.md#t) [b](https://example.org/x)\n\n![c](gone.png) [d](../none.md)\n"
     )
-    assert docs.main(["--check"], root) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "docs/decisions.md:3: links to gone.png, which does not exist",
-        "docs/decisions.md:3: links to ../none.md, which does not exist",
-    ]
+    for arguments in ([], ["--check"]):
+        assert docs.main(arguments, root) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            "docs/decisions.md:3: links to gone.png, which does not exist",
+            "docs/decisions.md:3: links to ../none.md, which does not exist",
+        ]

@@ -79,16 +79,17 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         else:
             path.write_text(wanted[path], encoding="utf-8")
             print(f"wrote {path.relative_to(root)}")
-    return 1 if check and stale else 0
+    broken = broken_links(root)
+    print(*broken, sep="\n", end="\n" if broken else "", file=sys.stderr)
+    return 1 if broken or (check and stale) else 0
 
 
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page and its text; raises ``Problem`` with all incomplete headers and unreadable lines."""
     methods, problems = read_methods(root)
     results, unreadable = read_results(root)
-    faults = [*problems, *unreadable, *broken_links(root)]
-    if faults:
-        raise Problem("\n".join(faults))
+    if problems or unreadable:
+        raise Problem("\n".join([*problems, *unreadable]))
     sections = {"quickstart": quickstart_section(root), "demo": demo_section(results)}
     return {
         root / "docs" / "methods.md": methods_page(methods),
@@ -137,10 +138,11 @@ def read_header(docstring: str) -> tuple[dict[str, str], dict[str, int]]:
 def _faults(method: Method, lines: dict[str, int], root: Path) -> Iterator[tuple[int, str]]:
     if not method.title:
         yield 1, "a method file begins with a docstring whose first line is its title"
-    for key in KEYS:
-        if key not in method.header:
-            yield 1, f"the module header has no `{key}:` line; a method file has {', '.join(KEYS)} (CONTRIBUTING.md)"
-        elif not method.header[key]:
+    missing = [f"`{key}:`" for key in KEYS if key not in method.header]
+    if missing:
+        yield 1, f"the module header has no {', '.join(missing)}; a method file has {', '.join(KEYS)} (CONTRIBUTING.md)"
+    for key, text in method.header.items():
+        if not text:
             yield lines[key], f"`{key}:` says nothing: write it out, or say why there is nothing to say"
     for test in re.findall(r"tests/[\w/]+\.py", method.header.get("Checked", "")):
         if not (root / test).exists():
@@ -254,8 +256,13 @@ def broken_links(root: Path) -> list[str]:
 
 def quickstart_section(root: Path) -> str:
     """The example and what it printed when it last ran."""
+    printed = root / "examples" / "quickstart.out"
+    if not printed.exists():
+        raise Problem(
+            "examples/quickstart.out:1: missing: run `make docs`, which runs the example and keeps its output"
+        )
     code = (root / "examples" / "quickstart.py").read_text(encoding="utf-8").rstrip()
-    output = (root / "examples" / "quickstart.out").read_text(encoding="utf-8").rstrip()
+    output = printed.read_text(encoding="utf-8").rstrip()
     return f"```python\n{code}\n```\n\nIt prints\n\n```\n{output}\n```"
 
 
