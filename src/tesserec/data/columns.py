@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -22,6 +24,9 @@ __all__ = ["encode_ids", "positions", "read_groups", "read_labels", "read_number
 LOGGER = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.integer]
+
+_SLICE = 1 << 16
+"""Values that are encoded at a time, so that what lies between fits the processor's cache."""
 
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 _ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:?\d{2})?)?$"
@@ -93,16 +98,21 @@ def _encode_integers(column: pa.ChunkedArray, where: str) -> tuple[npt.NDArray[n
     if high is None or high - low > 4 * len(column) + 1_000_000:
         codes, ids = _encode(column)
         return _sorted(codes, ids.cast(pa.int64()))
+    slices = [c[i : i + _SLICE] for c in map(_numpy, column.chunks) for i in range(0, len(c), _SLICE)]
     present = np.zeros(high - low + 1, bool)
-    for chunk in column.chunks:
-        present[chunk.to_numpy() - low] = True
+    for values in slices:
+        present[values - low] = True
     ranks = np.cumsum(present, dtype=np.int32) - np.int32(1)
     codes = np.empty(len(column), np.int32)
     start = 0
-    for chunk in column.chunks:
-        codes[start : start + len(chunk)] = ranks[chunk.to_numpy() - low]
-        start += len(chunk)
+    for values in slices:
+        codes[start : start + len(values)] = ranks[values - low]
+        start += len(values)
     return codes, pa.array(np.flatnonzero(present) + low, pa.int64())
+
+
+def _numpy(chunk: pa.Array) -> npt.NDArray[Any]:
+    return np.asarray(chunk.to_numpy())
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:

@@ -26,6 +26,7 @@ from tesserec.data.columns import (
     read_seconds,
     read_whole,
 )
+from tesserec.data.ordering import sorted_rows
 from tesserec.data.tables import Source, Table, match_columns, open_table
 from tesserec.errors import DataError, UnknownIdError
 from tesserec.types import NO_TIME, Interactions, Vocabulary
@@ -179,7 +180,8 @@ def _sort(raw: dict[str, Array | None], num_users: int) -> dict[str, Any]:
     user_E, time_E, order_E = raw["user_E"], raw["time_E"], raw["order_E"]
     assert user_E is not None
     assert time_E is not None
-    rows_E = _sorted_rows(user_E, time_E, order_E, num_users)
+    pa.default_memory_pool().release_unused()
+    rows_E = sorted_rows(user_E, time_E, order_E, num_users)
     del user_E, time_E, order_E
     tensors: dict[str, Tensor] = {}
     for name in list(raw):
@@ -187,42 +189,8 @@ def _sort(raw: dict[str, Array | None], num_users: int) -> dict[str, Any]:
         if column is not None:
             tensors[name] = torch.from_numpy(column[rows_E])
         del column
-    tensors.setdefault("order_E", torch.from_numpy(rows_E))
+    tensors.setdefault("order_E", torch.from_numpy(rows_E.astype(np.int64)))
     return tensors
-
-
-def _sorted_rows(user_E: Array, time_E: Array, order_E: Array | None, num_users: int) -> npt.NDArray[np.int64]:
-    """Row numbers in order of user, time, order; stable. Users with a missing time are sorted by order alone."""
-    if int(time_E.min()) == NO_TIME:
-        untimed_U = np.zeros(num_users, bool)
-        untimed_U[user_E[time_E == NO_TIME]] = True
-        time_E = np.where(untimed_U[user_E], 0, time_E)
-    earliest, latest = int(time_E.min()), int(time_E.max())
-    bits = (latest - earliest).bit_length()
-    if order_E is not None or bits + num_users.bit_length() > 62:
-        return np.asarray(np.lexsort((time_E, user_E) if order_E is None else (order_E, time_E, user_E)))
-    key_E = user_E.astype(np.int64)
-    key_E <<= bits
-    key_E += time_E
-    key_E -= earliest
-    if bool((key_E[1:] >= key_E[:-1]).all()):
-        return np.arange(len(key_E))
-    return _stable(key_E)
-
-
-def _stable(key_E: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """A stable argsort: numpy's fastest one (vectorised, in place), then runs of equal keys put in row order."""
-    rows_E = np.argsort(key_E)
-    key_E = key_E[rows_E]
-    tied_E = np.zeros(len(key_E), bool)
-    np.equal(key_E[1:], key_E[:-1], out=tied_E[1:])
-    first_E = ~tied_E
-    tied_E[:-1] |= tied_E[1:]
-    tied = np.flatnonzero(tied_E)
-    if len(tied):
-        run = np.cumsum(first_E[tied])
-        rows_E[tied] = rows_E[tied][np.lexsort((rows_E[tied], run))]
-    return rows_E
 
 
 def compact(interactions: Interactions, *, users: bool = True, items: bool = True) -> Interactions:

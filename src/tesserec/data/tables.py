@@ -88,16 +88,34 @@ def _open_file(path: Path) -> Table:
 
 
 def _open_parquet(path: Path) -> Table:
-    try:
-        dataset = pq.ParquetDataset(path)
-        names = tuple(dataset.schema.names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not readable as Parquet: {error}") from None
+    parts = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not parts:
+        raise DataError(f"{path} holds no .parquet files: give a file or a folder of Parquet files")
+    schemas = [_schema(part) for part in parts]
+    for part, schema in zip(parts, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise DataError(f"{part} has other columns or types than {parts[0]}: write all parts alike")
 
     def read(name: str) -> pa.ChunkedArray:
-        return dataset.read(columns=[name]).column(name)
+        columns = [_read_column(part, name) for part in parts]
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], schemas[0].field(name).type)
 
-    return Table(str(path), names, read)
+    return Table(str(path), tuple(schemas[0].names), read)
+
+
+def _read_column(path: Path, name: str) -> pa.ChunkedArray:
+    """One column in one piece; what decoding it took is given back to the system."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        column = file.read(columns=[name], use_threads=False).column(0)
+    pa.default_memory_pool().release_unused()
+    return column
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not readable as Parquet: {error}") from None
 
 
 def _open_text(path: Path, suffix: str) -> Table:
