@@ -7,7 +7,6 @@ int32 positions in their sorted names, groups (sessions, impressions) int64 numb
 from __future__ import annotations
 
 import logging
-
 from typing import Any
 
 import numpy as np

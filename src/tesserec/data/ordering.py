@@ -1,7 +1,8 @@
 """Row numbers in order of user, time, order: the sort of a large log, in little time and memory.
 
-A counting sort by user (SciPy's transposition of a sparse matrix) is followed, where times are out of order, by one sort
-of integers that hold (user, time, rank within the user): vectorised, in place, and stable because no two are equal.
+A counting sort by user (SciPy's transposition of a sparse matrix) is followed, where times are out of order, by one
+sort of integers that hold (user, time, rank within the user): vectorised, in place, and stable because no two are
+equal.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from tesserec.data.interactions import read_events
 from tesserec.data.sources.files import choose, notice
 from tesserec.types import Catalog, Interactions
 
-__all__ = ["TERMS", "load"]
+__all__ = ["NAMES", "TERMS", "load"]
 
+NAMES = ("online-retail",)
 TERMS = (
     "CC BY 4.0 (UCI, doi 10.24432/C5BW33); cite Chen, Sain and Guo (2012), doi 10.1057/dbm.2012.17; "
     "changes are listed in online_retail_data/SOURCE.md"
@@ -26,7 +27,7 @@ def load(name: str = "online-retail", folder: Path | None = None) -> tuple[Inter
 
     ``folder`` has other copies of interactions.parquet and items.parquet than the package's.
     """
-    choose("online_retail", name, {"online-retail": ""})
+    choose("online_retail", name, NAMES)
     notice("Online Retail", TERMS)
     packaged = resources.files("tesserec.data.sources") / "online_retail_data"
     with resources.as_file(packaged) as own:
