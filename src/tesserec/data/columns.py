@@ -39,10 +39,9 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dictionaries and string views as plain values."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string_view(kind):
-        kind = pa.large_string()
-    return column if kind == column.type else column.cast(kind)
+        values = pa.large_string() if pa.types.is_string_view(kind.value_type) else kind.value_type
+        return pa.chunked_array([c.dictionary.cast(values).take(c.indices) for c in column.chunks], values)
+    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -223,7 +222,8 @@ def read_seconds(table: Table, name: str) -> npt.NDArray[np.int64]:
     if _is_text(column.type):
         column = _parse_times(column, where, numbers=table.from_text)
     if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-        column = pc.floor_temporal(column.cast(pa.timestamp("us")), unit="second").cast(pa.timestamp("s"), safe=False)
+        column = pc.floor_temporal(column.cast(pa.timestamp("us"), safe=False), unit="second")
+        column = column.cast(pa.timestamp("s"))
         return _checked(column.cast(pa.int64()), where, read=False)
     if pa.types.is_floating(column.type):
         column = _finite_floor(column, where)
