@@ -1,7 +1,7 @@
 """One HTML page about a trained system: what it is worth, how it was trained, its codes, and what it tells real users.
 
 The page is one file without external resources. Its numbers are those of the evaluation reports, which it also carries
-as JSON (``<script type="application/json" id="data">``); plots are SVG, drawn here; the tree of Semantic IDs and the lists
+as JSON (``<script type="application/json" id="data">``); plots are SVG, drawn here; the tree of codes and the lists
 of users are drawn in the browser from the same JSON.
 """
 
