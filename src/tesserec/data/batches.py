@@ -28,7 +28,7 @@ class Windows:
     kinds_BT: Tensor
     """Kind codes, int64; 0 where there are no kinds."""
     fresh_BT: Tensor
-    """Whether the event's successor is to be learnt in this window (false for the context repeated from the last)."""
+    """Whether the event is to be learnt here: it is a positive one, and no other window shows more before it."""
 
     @property
     def valid_BT(self) -> Tensor:
@@ -48,31 +48,34 @@ class Windows:
 
 def history_of(train: Interactions) -> History:
     """The whole log as one history a user (also users without events), with the columns that windows use."""
-    columns = {"time": train.time_E, "step": train.step_E}
+    columns = {"time": train.time_E, "step": train.step_E, "positive": train.is_positive_E}
     if train.kind_E is not None:
         columns["kind"] = train.kind_E.long()
     return History(train.user_offsets, train.item_E.long(), columns)
 
 
 def windows_of(history: History, max_length: int) -> Windows:
-    """The last ``max_length`` events of each history."""
+    """The last ``max_length`` events of each history; none of them is fresh."""
     ends = history.offsets[1:]
-    return _cut(history, torch.maximum(history.offsets[:-1], ends - max_length), ends, ends, max_length)
+    return _cut(history, torch.maximum(history.offsets[:-1], ends - max_length), ends, ends)
 
 
 def training_windows(history: History, max_length: int) -> Windows:
     """Windows that cover each history; each event is fresh in just one of them, the one that shows most before it.
 
-    A history of at most ``max_length`` events is one window; a longer one is cut from its end, windows overlapping by half.
+    A history of at most ``max_length`` events is one window; a longer one is cut
+    from its end, and windows overlap by half.
     """
     stride = max(max_length // 2, 1)
-    number_B = torch.where(history.lengths > 0, 1 + ((history.lengths - max_length).clamp(min=0) + stride - 1) // stride, 0)
+    number_B = torch.where(
+        history.lengths > 0, 1 + ((history.lengths - max_length).clamp(min=0) + stride - 1) // stride, 0
+    )
     row_W = torch.repeat_interleave(torch.arange(len(history)), number_B)
     nth_W = torch.arange(len(row_W)) - torch.repeat_interleave(number_B.cumsum(0) - number_B, number_B)
     end_W = history.offsets[row_W + 1] - nth_W * stride
     start_W = torch.maximum(history.offsets[row_W], end_W - max_length)
     is_oldest_W = nth_W == number_B[row_W] - 1
-    return _cut(history, start_W, end_W, torch.where(is_oldest_W, start_W, end_W - stride), max_length)
+    return _cut(history, start_W, end_W, torch.where(is_oldest_W, start_W, end_W - stride))
 
 
 def next_step_labels(windows: Windows) -> tuple[Tensor, Tensor]:
@@ -99,7 +102,7 @@ def shuffled_batches(windows: Windows, batch_size: int, generator: torch.Generat
         yield windows.take(batches[index])
 
 
-def _cut(history: History, start_W: Tensor, end_W: Tensor, fresh_W: Tensor, max_length: int) -> Windows:
+def _cut(history: History, start_W: Tensor, end_W: Tensor, fresh_W: Tensor) -> Windows:
     """Right-aligned windows [start, end) of the history's events; events from ``fresh`` on are to be learnt."""
     length = int((end_W - start_W).max()) if len(start_W) else 0
     positions = end_W[:, None] - max(length, 1) + torch.arange(max(length, 1))
@@ -123,7 +126,7 @@ def _cut(history: History, start_W: Tensor, end_W: Tensor, fresh_W: Tensor, max_
         (number_BT[:, -1:] - number_BT).masked_fill(~valid_BT, 0),
         days_BT,
         column("kind", 0).masked_fill(~valid_BT, 0),
-        valid_BT & (positions >= fresh_W[:, None]),
+        valid_BT & (positions >= fresh_W[:, None]) & (column("positive", 1) > 0),
     )
 
 

@@ -1,0 +1,30 @@
+"""Weights of a smaller model into a larger one: what a catalog that has grown needs."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.errors import VersionMismatchError
+
+__all__ = ["load_grown"]
+
+
+def load_grown(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load ``tensors`` into ``module``; where its tensor has more rows, the further ones keep their values.
+
+    Raises ``VersionMismatchError`` for a tensor that is missing or differs in more than its number of rows.
+    """
+    with torch.no_grad():
+        for name, own in module.state_dict().items():
+            given = tensors.get(name)
+            if given is None or given.shape[1:] != own.shape[1:] or (own.ndim and len(given) > len(own)):
+                shape = None if given is None else tuple(given.shape)
+                raise VersionMismatchError(
+                    f"{name} is {shape} in the saved model and {tuple(own.shape)} here: fit with the same settings, "
+                    "on a catalog that only grew"
+                )
+            if own.ndim:
+                own[: len(given)] = given
+            else:
+                own.copy_(given)

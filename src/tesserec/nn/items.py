@@ -1,0 +1,65 @@
+"""Item vectors composed of what is known of an item: codes, content, its own id.
+
+Dimensions: N items · L levels · F content features · D features · R own rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.types import SemanticIds
+
+__all__ = ["ItemEncoder", "content_levels"]
+
+
+def content_levels(semantic_ids: SemanticIds) -> int:
+    """The number of levels that say something of content: all but a collision digit."""
+    return semantic_ids.num_levels - int(semantic_ids.has_digit)
+
+
+class ItemEncoder(nn.Module):
+    """vector(i) = Σ_l code_l[c_il] + W · content_i + own_i, the last only for items with enough events.
+
+    Items without content or events of their own are still placed by their codes: cold items need no special case.
+    """
+
+    codes_NL: Tensor
+    content_NF: Tensor
+    row_N: Tensor
+
+    def __init__(self, semantic_ids: SemanticIds | None, content_NF: Tensor | None, row_N: Tensor, width: int) -> None:
+        """``row_N`` numbers the items that have a row of their own, −1 for the others."""
+        super().__init__()
+        num_rows = int((row_N >= 0).sum())
+        levels = 0 if semantic_ids is None else content_levels(semantic_ids)
+        sizes = [] if semantic_ids is None else list(semantic_ids.codebook_sizes[:levels])
+        starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].to(torch.int64)
+        codes_NL = (
+            torch.zeros(len(row_N), 0).long() if semantic_ids is None else semantic_ids.codes_NL[:, :levels].long()
+        )
+        content_NF = torch.zeros(len(row_N), 0) if content_NF is None else content_NF
+        self.register_buffer("codes_NL", codes_NL + starts[:levels], persistent=False)
+        self.register_buffer("content_NF", content_NF, persistent=False)
+        self.register_buffer("row_N", row_N)
+        self.codes = nn.Embedding(max(sum(sizes), 1), width)
+        self.content = nn.Linear(content_NF.shape[1], width, bias=False)
+        self.own = nn.Embedding(num_rows + 1, width, padding_idx=num_rows)
+        nn.init.normal_(self.codes.weight, std=0.5 * width**-0.5)
+        nn.init.normal_(self.own.weight, std=width**-0.5)
+        with torch.no_grad():
+            self.own.weight[num_rows] = 0
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Vectors [..., D] of items [...] (all ≥ 0)."""
+        row = self.row_N[items]
+        vectors = self.own(torch.where(row < 0, self.own.num_embeddings - 1, row))
+        if self.codes_NL.shape[1]:
+            vectors = vectors + self.codes(self.codes_NL[items]).sum(-2)
+        if self.content_NF.shape[1]:
+            vectors = vectors + self.content(self.content_NF[items])
+        return torch.as_tensor(vectors)
+
+    def table(self) -> Tensor:
+        """Vectors of all items, [N, D]."""
+        return self.forward(torch.arange(len(self.row_N), device=self.row_N.device))

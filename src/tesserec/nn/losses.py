@@ -1,0 +1,56 @@
+"""Softmax cross-entropy over a catalog: in full, or over a sample with log-q correction.
+
+Dimensions: P labelled positions · N items · S states · C sampled items · D features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["NegativeSampler", "sampled_softmax_loss"]
+
+
+class NegativeSampler:
+    """Draws items with probability q ∝ count^¾ (+ 1, so that every item can be drawn), with replacement."""
+
+    def __init__(self, counts_N: Tensor, num_negatives: int | None) -> None:
+        weights_N = (counts_N.double() + 1) ** 0.75
+        self.num_negatives = None if num_negatives is None or num_negatives >= len(counts_N) else num_negatives
+        self.log_q_N = (weights_N / weights_N.sum()).log().float()
+        self._cumulative_N = (weights_N / weights_N.sum()).cumsum(0)
+
+    def draw(self) -> Tensor:
+        """Indices [C] of the sampled items; uses torch's global generator."""
+        assert self.num_negatives is not None
+        uniform = torch.rand(self.num_negatives, dtype=torch.float64)
+        return torch.searchsorted(self._cumulative_N, uniform).clamp(max=len(self._cumulative_N) - 1)
+
+
+def sampled_softmax_loss(  # noqa: PLR0917  # one formula
+    states_SD: Tensor,
+    items_ND: Tensor,
+    state_P: Tensor,
+    targets_P: Tensor,
+    sampler: NegativeSampler,
+    weights_P: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean cross-entropy of the pairs (state ``state_P``, item ``targets_P``) under softmax(states · items).
+
+    With a sampler that has ``num_negatives``, the softmax of a pair runs over its target and one shared sample, each
+    logit less log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out.
+    """
+    if sampler.num_negatives is None:
+        log_probs_SN = (states_SD @ items_ND.T).float().log_softmax(-1)
+        losses_P = -log_probs_SN[state_P, targets_P]
+    else:
+        drawn_C = sampler.draw()
+        correction_C = sampler.log_q_N[drawn_C] + math.log(len(drawn_C))
+        logits_SC = (states_SD @ items_ND[drawn_C].T).float() - correction_C
+        logits_PC = logits_SC[state_P].masked_fill(drawn_C == targets_P[:, None], -torch.inf)
+        # the target is drawn with certainty: its own logit needs no correction
+        target_P = (states_SD[state_P] * items_ND[targets_P]).sum(1).float()
+        losses_P = torch.cat([target_P[:, None], logits_PC], 1).logsumexp(1) - target_P
+    return losses_P.mean() if weights_P is None else (losses_P * weights_P).sum() / weights_P.sum()

@@ -1,0 +1,160 @@
+"""A softmax over items as a product of softmaxes over the children of each prefix of their codes.
+
+At every level the softmax runs over the legal children of the prefix only, so that training and constrained decoding
+see the same tree. A child scores scale · cosine(query, code vector + node vector); the query is made of the state and
+of the prefix's own vector. Only nodes with enough training targets have a node vector: others use their nearest
+ancestor's, so that a child that was never trained is its parent plus its code.
+
+Dimensions: S states · P pairs of state and item · U pairs of state and prefix · E children of all prefixes · B requests
+· M beams · C children · N items · L levels · R rows · D features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tesserec.decoding.trie import Trie
+
+__all__ = ["NodeRows", "TreeSoftmax"]
+
+
+class NodeRows:
+    """Which prefixes have a vector of their own: depth and mixed-radix key of each."""
+
+    def __init__(self, depth_R: Tensor, key_R: Tensor) -> None:
+        self.depth_R, self.key_R = depth_R, key_R
+
+    @classmethod
+    def chosen(cls, trie: Trie, codebook_sizes: tuple[int, ...], counts_N: Tensor, least: int, most: int) -> NodeRows:
+        """Prefixes of length ≥ 2 with at least ``least`` training targets below them, the ``most`` most frequent ones.
+
+        Prefixes of length 1 have none: there the code's own vector says the same.
+        """
+        keys = prefix_keys(trie, codebook_sizes)
+        depths, values, counts = [], [], []
+        for depth in range(2, trie.num_levels + 1):
+            count = torch.bincount(trie.paths_NL[:, depth - 1], counts_N.double(), minlength=trie.num_nodes(depth))
+            worth = count >= least
+            depths.append(torch.full((int(worth.sum()),), depth))
+            values.append(keys[depth - 1][worth])
+            counts.append(count[worth])
+        if not depths:
+            return cls(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+        order = torch.argsort(torch.cat(counts), descending=True, stable=True)[:most].sort().values
+        return cls(torch.cat(depths)[order], torch.cat(values)[order])
+
+    def moved(self, earlier: NodeRows, vectors_RD: Tensor) -> Tensor:
+        """Another fit's vectors in the order of these prefixes, [R + 1, D]; zero where it had none."""
+        place = {
+            pair: row for row, pair in enumerate(zip(earlier.depth_R.tolist(), earlier.key_R.tolist(), strict=True))
+        }
+        wanted = zip(self.depth_R.tolist(), self.key_R.tolist(), strict=True)
+        source = torch.tensor([place.get(pair, len(place)) for pair in wanted] + [len(place)])
+        return vectors_RD[source]
+
+    def of_nodes(self, trie: Trie, codebook_sizes: tuple[int, ...]) -> list[Tensor]:
+        """For depths 1 … L, the row of each node or of its nearest ancestor with one; R where there is none."""
+        rows = [torch.full((trie.num_nodes(1),), len(self.key_R))]
+        keys = prefix_keys(trie, codebook_sizes)
+        for depth in range(2, trie.num_levels + 1):
+            inherited = rows[-1].repeat_interleave(trie.child_offsets[depth - 1].diff())
+            mine = (self.depth_R == depth).nonzero().squeeze(1)
+            own_keys, order = self.key_R[mine].sort()
+            if len(own_keys):
+                place = torch.searchsorted(own_keys, keys[depth - 1]).clamp(max=len(own_keys) - 1)
+                inherited = torch.where(own_keys[place] == keys[depth - 1], mine[order[place]], inherited)
+            rows.append(inherited)
+        return rows
+
+
+def prefix_keys(trie: Trie, codebook_sizes: tuple[int, ...]) -> list[Tensor]:
+    """For depths 1 … L, each node's prefix as one number in mixed radix: the same in every trie of the codebooks."""
+    assert math.prod(codebook_sizes) < 2**63, "prefix keys must fit 63 bits"
+    keys, above = [], torch.zeros(1, dtype=torch.int64)
+    for level, size in enumerate(codebook_sizes):
+        above = above.repeat_interleave(trie.child_offsets[level].diff()) * size + trie.child_codes[level]
+        keys.append(above)
+    return keys
+
+
+class TreeSoftmax(nn.Module):
+    """log p(item | state) = Σ_l log softmax over the children of the item's prefix of length l."""
+
+    row_depth: Tensor
+    row_key: Tensor
+
+    def __init__(self, trie: Trie, codebook_sizes: tuple[int, ...], rows: NodeRows, width: int, scale: float) -> None:
+        super().__init__()
+        self.trie = trie
+        starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
+        nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
+        self._nodes = [(start + code, row) for start, code, row in nodes]
+        self.codes = nn.Embedding(sum(codebook_sizes), width)
+        self.rows = nn.Embedding(len(rows.key_R) + 1, width, padding_idx=len(rows.key_R))
+        self.mixers = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width)) for _ in codebook_sizes
+        )
+        self.log_scale = nn.Parameter(torch.full((len(codebook_sizes),), math.log(scale)))
+        self.register_buffer("row_depth", rows.depth_R)
+        self.register_buffer("row_key", rows.key_R)
+        nn.init.normal_(self.codes.weight, std=width**-0.5)
+        nn.init.zeros_(self.rows.weight)
+
+    def children_log_probs(self, level: int, states_BMD: Tensor, nodes_BM: Tensor, children_BMC: Tensor) -> Tensor:
+        """Log-probabilities [B, M, C] of the children of nodes of depth ``level``; −inf for a child of −1."""
+        query_BMD = self._query(level, states_BMD, nodes_BM.clamp(min=0))
+        if level == 0:
+            logits_BMC = (query_BMD @ F.normalize(self._vectors(0, children_BMC[0, 0]), dim=-1).T).float()
+        else:
+            vectors_BMCD = F.normalize(self._vectors(level, children_BMC.clamp(min=0)), dim=-1)
+            logits_BMC = (vectors_BMCD @ query_BMD[..., None]).squeeze(-1).float()
+        logits_BMC = (logits_BMC * self.log_scale[level].exp()).masked_fill(children_BMC < 0, -torch.inf)
+        return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf)
+
+    def path_log_probs(self, states_SD: Tensor, state_P: Tensor, items_P: Tensor) -> Tensor:
+        """Log-probability [P] of item ``items_P`` given state ``state_P`` (an index into S), summed over levels."""
+        total_P = torch.zeros(len(items_P), device=states_SD.device)
+        parent_P = torch.zeros_like(items_P)
+        for level in range(self.trie.num_levels):
+            child_P = self.trie.paths_NL[items_P, level]
+            total_P = total_P + self._level_log_probs(level, states_SD, state_P, parent_P, child_P)
+            parent_P = child_P
+        return total_P
+
+    def _level_log_probs(
+        self, level: int, states_SD: Tensor, state_P: Tensor, parent_P: Tensor, child_P: Tensor
+    ) -> Tensor:
+        """Each pair's log-probability of its child; every (state, parent) is worked out once."""
+        size = self.trie.num_nodes(level)
+        key_U, pair_P = torch.unique(state_P * size + parent_P, return_inverse=True)
+        parent_U = key_U % size
+        query_UD = self._query(level, states_SD[key_U // size], parent_U)
+        first_U = self.trie.child_offsets[level][parent_U]
+        count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
+        scale = self.log_scale[level].exp()
+        if level == 0:
+            vectors_CD = F.normalize(self._vectors(0, torch.arange(self.trie.num_nodes(1))), dim=-1)
+            log_probs_UC = ((query_UD @ vectors_CD.T).float() * scale).log_softmax(-1)
+            return log_probs_UC[pair_P, child_P]
+        start_U = count_U.cumsum(0) - count_U
+        owner_E = torch.repeat_interleave(torch.arange(len(key_U), device=key_U.device), count_U)
+        child_E = torch.arange(len(owner_E), device=key_U.device) + (first_U - start_U)[owner_E]
+        vectors_ED = F.normalize(self._vectors(level, child_E), dim=-1)
+        logits_E = (query_UD[owner_E] * vectors_ED).sum(-1).float() * scale
+        # cosines are bounded, so exp(logit − scale) cannot overflow and a running maximum is not needed
+        sum_U = torch.zeros(len(key_U), device=key_U.device).index_add(0, owner_E, (logits_E - scale).exp())
+        return logits_E[start_U[pair_P] + child_P - first_U[pair_P]] - scale - sum_U.log()[pair_P]
+
+    def _query(self, level: int, states: Tensor, nodes: Tensor) -> Tensor:
+        """Unit query vectors from states and the vectors of their prefixes (zero for the root)."""
+        prefix = torch.zeros_like(states) if level == 0 else self._vectors(level - 1, nodes).to(states.dtype)
+        return F.normalize(states + self.mixers[level](torch.cat([states, prefix], -1)), dim=-1)
+
+    def _vectors(self, level: int, nodes: Tensor) -> Tensor:
+        """Code vector + node vector of nodes of depth ``level`` + 1."""
+        code, row = self._nodes[level]
+        return torch.as_tensor(self.codes(code[nodes]) + self.rows(row[nodes]))

@@ -1,0 +1,262 @@
+"""Mosaic: one causal trunk, a generative and a dense head on the same state, fused with what counting knows.
+
+Paper: none; tesserec's default. The heads' ancestors are TIGER (arXiv 2305.05065) and SASRec (arXiv 1808.09781).
+Adds: one position an item in place of one a code; a softmax over the tree that is decoded; baskets as steps that are
+    predicted as sets; log-linear fusion of generation, dense scores, co-occurrence and personal frequency.
+Differs: from TIGER by a trunk that trains all targets of a user in one pass, and by a depth decoder without attention;
+    from SASRec by content and codes in the item vectors, cosine scores and steps in place of events.
+Checked: tests/retrievers/test_mosaic.py (planted chain and baskets; path scores equal exhaustive search).
+
+Dimensions: B requests · T positions · P labelled pairs · S sources · X candidates · N items · D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tesserec.config import Field, component, settings_of
+from tesserec.data.batches import (
+    Windows,
+    history_of,
+    next_step_labels,
+    shuffled_batches,
+    training_windows,
+    windows_of,
+)
+from tesserec.decoding.top_k import MAX_SCORES, top_k
+from tesserec.decoding.trie import Trie
+from tesserec.errors import RecipeError
+from tesserec.nn.losses import NegativeSampler
+from tesserec.nn.transformer import TransformerConfig
+from tesserec.nn.tree_softmax import NodeRows
+from tesserec.retrievers.cooccurrence import Cooccurrence
+from tesserec.retrievers.evidence import require_fitted
+from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
+from tesserec.retrievers.mosaic_network import HeadsConfig, MosaicNetwork, own_rows
+from tesserec.retrievers.personal_frequency import PersonalFrequency
+from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
+from tesserec.training.validation import validation_ndcg
+from tesserec.types import (
+    PAD,
+    Candidates,
+    Catalog,
+    ComponentState,
+    FitContext,
+    Holdout,
+    Interactions,
+    Requests,
+    SemanticIds,
+)
+
+__all__ = ["HeadsConfig", "Mosaic", "RowsConfig"]
+
+SOURCES = ("generative", "dense", "cooccurrence", "personal")
+PRIOR = (0.5, 0.5, 0.25, 0.5)
+"""Weights of the sources in the fusion until they are fitted."""
+
+
+@component
+class RowsConfig:
+    """Which items and prefixes have a vector of their own beside codes and content."""
+
+    min_events: Annotated[int, Field(ge=1)] = 5
+    """Training events an item, or targets below a prefix, at least."""
+    max_rows: Annotated[int, Field(ge=0)] = 200_000
+    """Rows of either table at most, the most frequent first."""
+
+
+@component
+class Mosaic:
+    """Generates items as code tuples from a causal trunk, and fuses them with dense and counted evidence."""
+
+    model: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    """Shape of the trunk."""
+    max_length: Annotated[int, Field(ge=1)] = 128
+    """Events of a history that are read, the last ones."""
+    rows: RowsConfig = dataclasses.field(default_factory=RowsConfig)
+    """Items and prefixes with vectors of their own."""
+    heads: HeadsConfig = dataclasses.field(default_factory=HeadsConfig)
+    """Losses and search."""
+    answer: Literal["fused", "generative", "dense"] = "fused"
+    """What ``retrieve`` answers with: all sources, or one head alone."""
+    cooccurrence: Cooccurrence = dataclasses.field(default_factory=Cooccurrence)
+    """Counted evidence; its popularity answers requests without a history."""
+    personal: PersonalFrequency = dataclasses.field(default_factory=PersonalFrequency)
+    """Counted evidence of repeats."""
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    """How the trunk and its heads are trained."""
+
+    def __post_init__(self) -> None:
+        self._network: MosaicNetwork | None = None
+        self._weights_S = torch.tensor(PRIOR)
+        self.training_log: list[dict[str, float]] = []
+
+    def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
+        """Count, train both heads, and fit the weights of the fusion on ``context.validation`` where it is given."""
+        self.cooccurrence.fit(train, catalog, context)
+        self.personal.fit(train, catalog, context)
+        network = self._new_network(train, catalog, context)
+        if context.warm_start is not None:
+            network.load_earlier(context.warm_start.part("network").tensors)
+            self._weights_S = context.warm_start.tensors["fusion"]
+        self._network = network
+        self.training_log = train_model(self._job(network, train, context), self.training, context)
+        if context.validation is not None:
+            self._weights_S = self._fitted_weights(network, context.validation)
+
+    def retrieve(self, requests: Requests, k: int) -> Candidates:
+        """The ``k`` best items that the filters allow, with the weighted log-evidence of each source as trace.
+
+        A request without a history is answered by popularity.
+        """
+        network = require_fitted(self._network, self)
+        size = min(256, max(1, MAX_SCORES // (4 * network.num_items)))
+        if len(requests) <= size:
+            return self._answer(network, requests, k, self.answer)
+        parts = [self._answer(network, requests.take(rows), k, self.answer) for rows in requests.batches(size)]
+        return Candidates.concatenate(parts)
+
+    def state(self) -> ComponentState:
+        """Weights of the network and of the fusion, and the counts."""
+        network = require_fitted(self._network, self)
+        return ComponentState.merged(
+            ComponentState(dict(network.state_dict())).under("network"),
+            self.cooccurrence.state().under("cooccurrence"),
+            self.personal.state().under("personal"),
+            ComponentState({"fusion": self._weights_S}),
+        )
+
+    def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
+        """The inverse of ``state``; items added since are reached through their codes and content."""
+        self.cooccurrence.restore(state.part("cooccurrence"), catalog, context)
+        self.personal.restore(state.part("personal"), catalog, context)
+        self._network = MosaicNetwork.restored(
+            state.part("network").tensors, self.model, _semantic_ids(context), _content(context), len(catalog)
+        )
+        self._weights_S = state.tensors["fusion"]
+
+    def add_items(self, catalog: Catalog, context: FitContext) -> None:
+        """Make items beyond the fitted ones answerable, through their codes and content."""
+        self.restore(self.state(), catalog, context)
+
+    def _new_network(self, train: Interactions, catalog: Catalog, context: FitContext) -> MosaicNetwork:
+        semantic_ids = _semantic_ids(context)
+        counts_N = train.positives().item_counts()
+        least, most = self.rows.min_events, self.rows.max_rows
+        trie = Trie.build(semantic_ids, counts_N)
+        nodes = NodeRows.chosen(trie, semantic_ids.codebook_sizes, counts_N, least, most)
+        with seeded(context.seed):
+            return MosaicNetwork(
+                self.model,
+                semantic_ids,
+                trie,
+                _content(context),
+                own_rows(counts_N, least, most),
+                nodes,
+                len(train.kinds),
+            )
+
+    def _job(self, network: MosaicNetwork, train: Interactions, context: FitContext) -> Job[Windows]:
+        windows = training_windows(history_of(train), self.max_length)
+        num_negatives = self.heads.num_negatives or (4096 if network.num_items > 50_000 else None)
+        sampler = NegativeSampler(train.positives().item_counts(), num_negatives)
+        size = self.training.batch_size
+
+        def validate() -> float:
+            assert context.validation is not None
+            return validation_ndcg(lambda requests, k: self._answer(network, requests, k, "dense"), context.validation)
+
+        return Job(
+            "Mosaic",
+            network,
+            lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_step_labels(b)[0])),
+            -(-len(windows) // size),
+            lambda batch: network.loss(batch, self.heads, sampler),
+            None if context.validation is None else validate,
+            settings_of(self) | {"windows": len(windows), "items": network.num_items},
+        )
+
+    def _answer(self, network: MosaicNetwork, requests: Requests, k: int, answer: str) -> Candidates:
+        """Lists of one batch; requests without a history get popular items."""
+        empty_B = requests.history.lengths == 0
+        if bool(empty_B.all()):
+            return _untraced(self.cooccurrence.popularity.retrieve(requests, k), answer)
+        if bool(empty_B.any()):
+            rows = [empty_B.nonzero().squeeze(1), (~empty_B).nonzero().squeeze(1)]
+            parts = [self._answer(network, requests.take(some), k, answer) for some in rows]
+            order = torch.cat(rows).argsort()
+            return _reordered(Candidates.concatenate(parts), order)
+        with torch.no_grad():
+            if answer == "dense":
+                return top_k(
+                    network.dense_log_probs(network.last_states(windows_of(requests.history, self.max_length))),
+                    requests,
+                    k,
+                )
+            if answer == "generative":
+                states_BD = network.last_states(windows_of(requests.history, self.max_length))
+                return dataclasses.replace(
+                    network.generate(states_BD, requests, max(self.heads.num_beams, k), k), trace={}
+                )
+            items_BX, evidence_BXS = self._evidence(network, requests, k)
+        return fused(items_BX, evidence_BXS, self._weights_S, SOURCES, k)
+
+    def _evidence(self, network: MosaicNetwork, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
+        """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
+        states_BD = network.last_states(windows_of(requests.history, self.max_length))
+        most = max(self.heads.num_candidates, k)
+        scores = [
+            network.dense_log_probs(states_BD),
+            (self.cooccurrence.score_all(requests) + FLOOR).log(),
+            (self.personal.score_all(requests) + FLOOR).log(),
+        ]
+        generated = network.generate(states_BD, requests, max(self.heads.num_beams, k), most)
+        items_BX = union([generated.items_BK, *(top_k(scores_BN, requests, most).items_BK for scores_BN in scores)])
+        generative_BX = network.item_log_probs(states_BD, items_BX)
+        rest = [scores_BN.gather(1, items_BX.clamp(min=0)) for scores_BN in scores]
+        return items_BX, torch.stack([generative_BX, *rest], -1)
+
+    def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
+        known = validation.take((validation.requests.history.lengths > 0).nonzero().squeeze(1))
+        if not len(known):
+            return self._weights_S
+        with torch.no_grad():
+            parts = [self._evidence(network, known.requests.take(rows), 10) for rows in known.requests.batches(256)]
+        width = max(items_BX.shape[1] for items_BX, _ in parts)
+        items_BX = torch.cat([F.pad(items, (width - items.shape[1], 0), value=PAD) for items, _ in parts])
+        evidence_BXS = torch.cat([F.pad(e, (0, 0, width - e.shape[1], 0)) for _, e in parts])
+        return fit_weights(items_BX, evidence_BXS, known.relevant, torch.tensor(PRIOR))
+
+
+def _semantic_ids(context: FitContext) -> SemanticIds:
+    if context.semantic_ids is None:
+        raise RecipeError("Mosaic generates Semantic IDs and was given none: add a [semantic_ids] table to the recipe")
+    return context.semantic_ids
+
+
+def _content(context: FitContext) -> Tensor | None:
+    return None if context.embeddings is None else context.embeddings.vectors_ND
+
+
+def _untraced(candidates: Candidates, answer: str) -> Candidates:
+    """Popular items in the form of the other answers: no source says anything of them."""
+    if answer != "fused":
+        return candidates
+    nothing = torch.zeros_like(candidates.scores_BK)
+    source_BK = torch.full_like(candidates.items_BK, -1)
+    return dataclasses.replace(candidates, source_BK=source_BK, sources=SOURCES, trace=dict.fromkeys(SOURCES, nothing))
+
+
+def _reordered(candidates: Candidates, order: Tensor) -> Candidates:
+    return Candidates(
+        candidates.items_BK[order],
+        candidates.scores_BK[order],
+        None if candidates.source_BK is None else candidates.source_BK[order],
+        candidates.sources,
+        {name: values[order] for name, values in candidates.trace.items()},
+    )

@@ -1,0 +1,174 @@
+"""The network of Mosaic: item vectors, a causal trunk over steps, a dense and a generative head.
+
+Dimensions: B windows · T positions · S labelled states · P (state, target) pairs · N items · F content · D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tesserec.config import Field, component
+from tesserec.data.batches import Windows, next_step_labels
+from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.nn.growth import load_grown
+from tesserec.nn.items import ItemEncoder
+from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.transformer import NUM_BUCKETS, TransformerConfig, Trunk, distance_buckets
+from tesserec.nn.tree_softmax import NodeRows, TreeSoftmax
+from tesserec.types import PAD, Candidates, Requests, SemanticIds
+
+__all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
+
+
+@component
+class HeadsConfig:
+    """The two heads and what they are trained on."""
+
+    scale: Annotated[float, Field(gt=0)] = 20.0
+    """Factor on cosines at the start, 1 / temperature; learnt from there."""
+    generative_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the generative loss beside the dense one."""
+    max_pairs: Annotated[int, Field(ge=1)] = 1024
+    """(state, target) pairs a step on which the generative head is trained, drawn from all."""
+    num_negatives: Annotated[int, Field(ge=1)] | None = None
+    """Items drawn a step for the dense head's softmax; None: the whole catalog up to 50,000 items, else 4,096."""
+    num_beams: Annotated[int, Field(ge=1)] = 50
+    """Beams of a request."""
+    num_candidates: Annotated[int, Field(ge=1)] = 100
+    """Items that each source proposes to the fusion."""
+
+
+class MosaicNetwork(nn.Module):
+    """States of histories, and what both heads make of them."""
+
+    def __init__(  # noqa: PLR0917  # parts that the component has at hand
+        self,
+        config: TransformerConfig,
+        semantic_ids: SemanticIds,
+        trie: Trie,
+        content_NF: Tensor | None,
+        own_row_N: Tensor,
+        nodes: NodeRows,
+        num_kinds: int,
+        scale: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
+        self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
+        self.ages = nn.Embedding(NUM_BUCKETS, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.trunk = Trunk(config)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
+        nn.init.zeros_(self.kinds.weight)
+        nn.init.zeros_(self.ages.weight)
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalog."""
+        return len(self.items.row_N)
+
+    def forward(self, windows: Windows) -> Tensor:
+        """States [B, T, D]; events of one step see each other, and the steps before."""
+        valid_BT, steps_BT = windows.valid_BT, windows.steps_BT
+        x_BTD = self.norm(self.items(windows.items_BT.clamp(min=0))) + self.kinds(windows.kinds_BT)
+        allowed_BTT = (steps_BT[:, None, :] >= steps_BT[:, :, None]) & valid_BT[:, None, :]
+        distance_BTT = (steps_BT[:, None, :] - steps_BT[:, :, None]).clamp(min=0)
+        states: Tensor = self.trunk(x_BTD, allowed_BTT, distance_buckets(distance_BTT))
+        return states
+
+    def last_states(self, windows: Windows) -> Tensor:
+        """The state after the last event of each window, [B, D]."""
+        return self.forward(windows)[:, -1]
+
+    def loss(self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler) -> Tensor:
+        """Dense cross-entropy plus the weighted generative one; the targets of one step share a weight of 1."""
+        positions_P, targets_P = next_step_labels(windows)
+        position_S, state_P = torch.unique(positions_P, return_inverse=True)
+        states_SD = self.forward(windows).flatten(0, 1)[position_S]
+        weight_P = 1 / torch.bincount(state_P).float()[state_P]
+        items_ND = F.normalize(self.items.table(), dim=-1)
+        query_SD = F.normalize(states_SD, dim=-1) * self.log_scale.exp()
+        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P)
+        if not heads.generative_weight:
+            return dense
+        drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
+        log_probs_P = self.tree.path_log_probs(states_SD, state_P[drawn_P], targets_P[drawn_P])
+        generative = -(log_probs_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
+        return dense + heads.generative_weight * generative
+
+    def dense_log_probs(self, states_BD: Tensor) -> Tensor:
+        """Log-softmax of the scaled cosines with all items, [B, N]."""
+        items_ND = F.normalize(self.items.table(), dim=-1)
+        return (F.normalize(states_BD, dim=-1) @ items_ND.T * self.log_scale.exp()).float().log_softmax(-1)
+
+    def item_log_probs(self, states_BD: Tensor, items_BX: Tensor) -> Tensor:
+        """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
+        rows, columns = (items_BX != PAD).nonzero(as_tuple=True)
+        log_probs_BX = torch.zeros(items_BX.shape)
+        log_probs_BX[rows, columns] = self.tree.path_log_probs(states_BD, rows, items_BX[rows, columns])
+        return log_probs_BX
+
+    def generate(self, states_BD: Tensor, requests: Requests, num_beams: int, k: int) -> Candidates:
+        """Items by beam search over the tree, at most ``k`` a request."""
+
+        def step(  # noqa: PLR0917  # the protocol
+            cache: None,
+            level: int,
+            parents_BM: Tensor | None,
+            nodes_BM: Tensor,
+            children_BMC: Tensor,
+            codes_BMC: Tensor,
+        ) -> tuple[None, Tensor]:
+            states_BMD = states_BD[:, None].expand(-1, nodes_BM.shape[1], -1)
+            return None, self.tree.children_log_probs(level, states_BMD, nodes_BM, children_BMC)
+
+        trie = self.tree.trie
+        mask = TrieMask.of(trie, requests)
+        beams = beam_search(step, None, trie, num_requests=len(requests), num_beams=num_beams, mask=mask)
+        return beams_to_items(beams, trie, requests, k)
+
+    @classmethod
+    def restored(
+        cls,
+        tensors: Mapping[str, Tensor],
+        config: TransformerConfig,
+        semantic_ids: SemanticIds,
+        content_NF: Tensor | None,
+        num_items: int,
+    ) -> MosaicNetwork:
+        """The network of a state dict, for a catalog of at least the items that it was trained with."""
+        row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
+        nodes = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
+        trie = Trie.build(semantic_ids)
+        network = cls(config, semantic_ids, trie, content_NF, row_N, nodes, len(tensors["kinds.weight"]))
+        load_grown(network, {**tensors, "items.row_N": row_N})
+        return network.eval()
+
+    def load_earlier(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start from another fit's weights: those of every item and prefix with an own vector in both."""
+        own = self.state_dict()
+        earlier_N, now_N = tensors["items.row_N"], self.items.row_N[: len(tensors["items.row_N"])]
+        both_N = (earlier_N >= 0) & (now_N >= 0)
+        vectors = own["items.own.weight"].clone()
+        vectors[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
+        nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
+        rows = nodes.moved(NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"]), tensors["tree.rows.weight"])
+        kept = {name: own[name] for name in ("items.row_N", "tree.row_depth", "tree.row_key")}
+        load_grown(self, {**tensors, **kept, "items.own.weight": vectors, "tree.rows.weight": rows})
+
+
+def own_rows(counts_N: Tensor, least: int, most: int) -> Tensor:
+    """A row number for each of the ``most`` most frequent items with at least ``least`` events, −1 for the others."""
+    order = torch.argsort(counts_N, descending=True, stable=True)[:most]
+    chosen = order[counts_N[order] >= least].sort().values
+    row_N = torch.full((len(counts_N),), -1)
+    row_N[chosen] = torch.arange(len(chosen))
+    return row_N

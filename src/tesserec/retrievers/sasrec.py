@@ -1,0 +1,132 @@
+"""SASRec: a causal transformer over item vectors predicts the next item.
+
+Paper: Kang & McAuley 2018, "Self-Attentive Sequential Recommendation", arXiv 1808.09781.
+Adds: one state an event; score of an item = state · item vector (tied with the input).
+Differs: softmax over the catalog, or sampled softmax with log-q correction, at every position in place of binary
+    cross-entropy with one negative (which is a straw man: half the accuracy); pre-norm layers with GELU.
+Checked: tests/retrievers/test_sasrec.py (planted chain; sampled equals full softmax when all items are drawn).
+
+Dimensions: B requests · T positions · P labelled positions · N items · D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.config import Field, component, settings_of
+from tesserec.data.batches import Windows, history_of, shuffled_batches, training_windows, windows_of
+from tesserec.decoding.top_k import top_k_in_batches
+from tesserec.nn.growth import load_grown
+from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.transformer import TransformerConfig, Trunk
+from tesserec.retrievers.evidence import require_fitted
+from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
+from tesserec.training.validation import validation_ndcg
+from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
+
+__all__ = ["SASRec"]
+
+
+class _Network(nn.Module):
+    def __init__(self, config: TransformerConfig, num_items: int, max_length: int) -> None:
+        super().__init__()
+        self.items = nn.Embedding(num_items, config.width)
+        self.positions = nn.Embedding(max_length, config.width)
+        self.trunk = Trunk(config, distances=False)
+        nn.init.normal_(self.items.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(self, windows: Windows) -> Tensor:
+        """States [B, T, D]; positions count from the end of the window."""
+        length = windows.items_BT.shape[1]
+        from_end_T = torch.arange(length - 1, -1, -1, device=windows.items_BT.device)
+        x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.items.embedding_dim**0.5 + self.positions(from_end_T)
+        causal_TT = torch.ones(length, length, dtype=torch.bool, device=x_BTD.device).tril()
+        states: Tensor = self.trunk(x_BTD, causal_TT & windows.valid_BT[:, None, :])
+        return states
+
+
+@component
+class SASRec:
+    """Next-item prediction by causal self-attention."""
+
+    model: TransformerConfig = dataclasses.field(default_factory=lambda: TransformerConfig(dropout=0.5))
+    """Shape of the transformer."""
+    max_length: Annotated[int, Field(ge=1)] = 50
+    """Events of a history that are read, the last ones."""
+    num_negatives: Annotated[int, Field(ge=1)] | None = None
+    """Items drawn a step for sampled softmax; None: softmax over the whole catalog."""
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    """How it is trained."""
+
+    def __post_init__(self) -> None:
+        self._network: _Network | None = None
+        self.training_log: list[dict[str, float]] = []
+
+    def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
+        """Train on the positive events of every user."""
+        events = train.positives()
+        with seeded(context.seed):
+            self._network = _Network(self.model, len(catalog), self.max_length)
+        network = self._network
+        if context.warm_start is not None:
+            load_grown(network, context.warm_start.tensors)
+        windows = training_windows(history_of(events), self.max_length)
+        sampler = NegativeSampler(events.item_counts(), self.num_negatives)
+
+        def loss(batch: Windows) -> Tensor:
+            positions, targets_P = next_event_labels(batch)
+            states_PD = network(batch).flatten(0, 1)[positions]
+            return sampled_softmax_loss(
+                states_PD, network.items.weight, torch.arange(len(targets_P)), targets_P, sampler
+            )
+
+        def validate() -> float:
+            assert context.validation is not None
+            return validation_ndcg(self.retrieve, context.validation)
+
+        size = self.training.batch_size
+        job = Job(
+            "SASRec",
+            network,
+            lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_event_labels(b)[0])),
+            -(-len(windows) // size),
+            loss,
+            validate if context.validation is not None else None,
+            settings_of(self) | {"windows": len(windows), "items": len(catalog)},
+        )
+        self.training_log = train_model(job, self.training, context)
+
+    def score_all(self, requests: Requests) -> Tensor:
+        """Dot products of the last state with every item, [B, N]; all zero without a history."""
+        network = require_fitted(self._network, self)
+        windows = windows_of(requests.history.positives(), self.max_length)
+        with torch.no_grad():
+            scores_BN: Tensor = network(windows)[:, -1] @ network.items.weight.T
+        return scores_BN.float().masked_fill(~windows.valid_BT.any(1, keepdim=True), 0.0)
+
+    def retrieve(self, requests: Requests, k: int) -> Candidates:
+        """The ``k`` best items that the filters allow."""
+        network = require_fitted(self._network, self)
+        return top_k_in_batches(self.score_all, requests, k, network.items.num_embeddings)
+
+    def state(self) -> ComponentState:
+        """The weights."""
+        return ComponentState(dict(require_fitted(self._network, self).state_dict()))
+
+    def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
+        """The inverse of ``state``."""
+        network = _Network(self.model, len(catalog), self.max_length)
+        load_grown(network, state.tensors)
+        self._network = network.eval()
+
+
+def next_event_labels(windows: Windows) -> tuple[Tensor, Tensor]:
+    """(flat positions b * T + t, items at t + 1) of events whose successor is to be learnt in this window."""
+    has_next_BT = windows.valid_BT[:, :-1] & windows.fresh_BT[:, 1:]
+    rows, columns = has_next_BT.nonzero(as_tuple=True)
+    return rows * windows.items_BT.shape[1] + columns, windows.items_BT[rows, columns + 1]
