@@ -151,7 +151,7 @@ def run(root: Path, folder: Path, mutants: Sequence[Mutant], stages: Sequence[st
         shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     settings = SETTINGS.format(
         only=json.dumps([f"src/tesserec/{stage}/*" for stage in stages]),
-        tests=json.dumps([f"tests/{stage}" for stage in STAGES]),
+        tests=json.dumps([f"tests/{stage}" for stage in stages]),
     )
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
     (tree / "pyproject.toml").write_text(project + settings, encoding="utf-8")
