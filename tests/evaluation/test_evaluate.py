@@ -129,6 +129,7 @@ def test_figures_are_the_same_each_time_and_costs_are_measured() -> None:
     assert first.costs["train_s"] == 3
     assert 0 < first.costs["retrieve_s_per_1000"] < 1000
     assert report(seed=1).metrics != first.metrics
+    assert report(seed=0).metrics == first.metrics
 
 
 def test_protocol_says_what_the_figures_mean() -> None:
@@ -256,6 +257,7 @@ def test_lists_of_others_bring_their_notes() -> None:
     assert found.metrics["recall5"] == Estimate(0, 0, 0)
     assert found.notes == {"requests_without_list": 8}
     assert found.costs == {}
+    assert (found.protocol["refit"], found.protocol["split"]) == (False, "unnamed")
     assert (found.aggregates["coverage5"].mean, found.aggregates["coverage5"].high) == (0, 0)
     assert math.isnan(found.aggregates["novelty5"].mean)
 
@@ -271,6 +273,7 @@ def test_compare_is_first_minus_second_on_the_same_requests() -> None:
     assert found.p_value < 0.05
     back = compare(bad, good, "recall5")
     assert (back.difference, back.low, back.high) == (-found.difference, -found.high, -found.low)
+    assert compare(good, bad, "recall5", seed=0) == found
     assert compare(good, good).p_value == 1
     assert compare(good, good).metric == "ndcg10"
     assert compare(good, bad, seed=1) != compare(good, bad)

@@ -37,6 +37,12 @@ def test_same_seed_same_interval_and_another_seed_another() -> None:
     data = values(50)
     assert estimate(data, seed=3) == estimate(data, seed=3)
     assert estimate(data, seed=3) != estimate(data, seed=4)
+    assert estimate(data) == estimate(data, num_resamples=1000, seed=0)
+    assert estimates({"a": data})["a"] == estimate(data)
+    assert paired(data, 0 * data) == paired(data, 0 * data, num_resamples=10_000, seed=0)
+    seeds = torch.stack([data, data + 1])
+    assert estimate(seeds, seed=3) == estimate(seeds, seed=3)
+    assert paired(seeds, seeds, seed=3) == paired(seeds, seeds, seed=3)
 
 
 def test_undefined_values_are_left_out() -> None:

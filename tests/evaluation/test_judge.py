@@ -109,6 +109,10 @@ def test_nothing_is_left() -> None:
         ({**ROWS, "score": [[1]] * 5}, r"column score has values that are no numbers \(.*list.*\): correct or cast it"),
         ({**ROWS, "user_id": ["ann", None, "ann", "ann", "ann"]}, "column user_id is null in row 1"),
         (
+            {"user_id": ["ann", "ann", "cyd", "cyd"], "item_id": [10, 10, 50, 50], "rank": [1, 2, 1, 2]},
+            r"item 50 is twice in one list \(rows 2 and 3\)",
+        ),
+        (
             {**ROWS, "item_id": [20, 10, 20, 30, 20]},
             r"item 20 is twice in one list \(rows 0 and 4\)",
         ),
@@ -212,3 +216,5 @@ def test_settings_reach_the_lists(folder: Path) -> None:
     assert found.items_BK.shape == (6, 1)
     other = judge(renamed, folder, ks=(2,), num_candidates=1, columns={"user_id": "who"})
     assert other.aggregates != found.aggregates
+    zero = judge(renamed, folder, ks=(2,), num_candidates=1, columns={"user_id": "who"}, seed=0)
+    assert other.to_json() == zero.to_json()

@@ -115,6 +115,7 @@ def test_metrics_table() -> None:
         ],
         ["other", r"[bold]0.6000 \[0.5000, 0.7000][/bold]", "–", r"0.9000 \[0.8000, 0.9500]", "–", "0.50", "–", "–"],
     ]
+    assert [column.justify for column in table.columns] == ["left", *["right"] * 7]
     console = Console(width=200, no_color=True)
     with console.capture() as shown:
         console.print(table)
@@ -131,6 +132,7 @@ def test_metrics_table_of_chosen_metrics_and_of_a_refit() -> None:
 def test_slices_table() -> None:
     table = slices_table([REPORT, OTHER])
     assert table.title == "ndcg10 by slice"
+    assert [column.justify for column in table.columns] == ["left", "right", "right", "right"]
     assert cells(table) == [
         ["slice", "requests", "Möbius", "other"],
         ["items:cold", "2 / 3", "–", r"[bold]0.1000 \[0.0000, 0.2000][/bold]"],
