@@ -20,10 +20,14 @@ Dimensions: N items.
 """
 @component
 class EASE:
-    pass
+    def fit(self): ...
 
-class _Helper:
-    pass
+@component
+class Settings:
+    x: int = 0
+
+class Helper:
+    def fit(self): ...
 '''
 
 
@@ -32,7 +36,9 @@ def root(tmp_path):
     """A repository with one method, one figure, an example and a README."""
     write(tmp_path, "src/tesserec/retrievers/ease.py", HEADER)
     write(tmp_path, "src/tesserec/retrievers/evidence.py", '"""Shared helpers."""')
-    write(tmp_path, "src/tesserec/data/splits.py", '"""Splits."""\n@component\nclass SplitConfig: ...')
+    write(
+        tmp_path, "src/tesserec/data/splits.py", '"""Splits."""\n@component\nclass SplitConfig:\n    def fit(self): ...'
+    )
     write(tmp_path, "tests/retrievers/test_ease.py", "")
     write(
         tmp_path, "benchmarks/results/house.jsonl", line("house.x_s", 3.0) + line("house.x_s", 0.25, low=0.2, high=1.0)
@@ -125,8 +131,10 @@ def test_an_incomplete_header_is_refused_by_file_and_line(root, capsys, old, new
     assert problem in capsys.readouterr().err
 
 
-def test_a_component_without_any_header_is_refused_in_a_stage_only(root):
-    write(root, "src/tesserec/embedders/bare.py", '"""Bare."""\n@config.component\nclass Bare: ...')
+def test_a_method_without_any_header_is_refused_in_a_stage_only(root):
+    write(
+        root, "src/tesserec/embedders/bare.py", '"""Bare."""\n@config.component\nclass Bare:\n    def embed(self): ...'
+    )
     problems = docs.read_methods(root)[1]
     assert problems == [
         "src/tesserec/embedders/bare.py:1: the module header has no `Paper:`, `Adds:`, `Differs:`, `Checked:`; "

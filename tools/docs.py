@@ -28,11 +28,14 @@ __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods",
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("Paper", "Adds", "Differs", "Checked")
+VERBS = frozenset({"embed", "fit", "encode", "retrieve", "rank", "rerank", "score", "search"})
+"""A component with one of these is a method; others are settings."""
+
 STAGES = (
     *("embedders", "semantic_ids", "decoding", "retrievers", "rankers", "rerankers"),
     *("alignment", "search", "language", "conversation", "evaluation"),
 )
-"""Folders in which every component is a method, in the order data flows through them."""
+"""Folders in which every method has a header, in the order data flows through them."""
 
 VALUE_HEAD = ("| figure | value | interval | unit | n | of what |", "|---|--:|---|---|--:|---|")
 ORIGIN_HEAD = ("| figure | command | commit | machine | date |", "|---|---|---|---|---|")
@@ -46,7 +49,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Method:
-    """One method file: its header and the components it defines."""
+    """One method file: its header and the methods it defines."""
 
     path: str
     """From the repository's root."""
@@ -108,7 +111,7 @@ def read_methods(root: Path) -> tuple[list[Method], list[str]]:
         name = path.relative_to(root).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
         text = ast.get_docstring(tree, clean=False) or ""
-        classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and _is_component(node))
+        classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and _is_method(node))
         header, lines = read_header(text)
         if not header and not (classes and path.parent.name in STAGES):
             continue
@@ -149,9 +152,10 @@ def _faults(method: Method, lines: dict[str, int], root: Path) -> Iterator[tuple
             yield lines["Checked"], f"`Checked:` names {test}, which does not exist"
 
 
-def _is_component(node: ast.ClassDef) -> bool:
-    names = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
-    return "component" in names and not node.name.startswith("_")
+def _is_method(node: ast.ClassDef) -> bool:
+    decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+    verbs = {child.name for child in node.body if isinstance(child, ast.FunctionDef)} & VERBS
+    return "component" in decorators and bool(verbs)
 
 
 def _stage_order(stage: str) -> tuple[int, str]:

@@ -1,5 +1,10 @@
 """Several embedders as one: text beside behaviour beside vectors of the user's own.
 
+Paper: none; joining views of an item before quantizing them is common practice.
+Adds: vectors of several sources side by side, each with a weight.
+Differs: weights are shares of the similarity, not factors of the vectors, so that they mean the same for any source.
+Checked: tests/embedders/test_concatenate.py (cosines by hand).
+
 Each source is scaled to unit length and by the square root of its weight, so that the cosine of two items that have
 every source is the weighted mean of the sources' cosines. Dimensions: N items · D features.
 """

@@ -1,5 +1,10 @@
 """Vectors of the user's own, from a file: for encoders that run elsewhere.
 
+Paper: none; the way in for any encoder that is not here.
+Adds: vectors from Parquet, safetensors or NumPy files, matched to the catalog by id.
+Differs: from no paper.
+Checked: tests/embedders/test_vectors_file.py (each layout gives the rows that were written).
+
 Three layouts are read. Parquet with ``item_id`` and a list column ``vector``; safetensors with a tensor ``vectors``
 [N, D]; ``.npy`` with an array [N, D]. Rows of the latter two belong to the ids of ``ids_path``, a text file of one id a
 line, or to the items of the catalog in its order where it is not given. Items that are not in the catalog are skipped.
