@@ -83,7 +83,10 @@ def test_ids_in_chunks_and_across_slices(spread):
         (column([1e300]), r"column c is 1e\+300 in row 0, not a whole number"),
         (column([float("inf")]), r"column c is inf in row 0, not a whole number"),
         (column([True]), r"column c has type bool: ids must be strings or integers, cast the column"),
-        (column([2**63], pa.uint64()), r"column c holds 9223372036854775808, more than int64 does: give such ids as str"),
+        (
+            column([2**63], pa.uint64()),
+            r"column c holds 9223372036854775808, more than int64 does: give such ids as str",
+        ),
     ],
 )
 def test_unusable_ids_are_refused(table, message):
@@ -189,7 +192,10 @@ TIME = r"not a time: expected seconds since 1970 or ISO 8601, such as 2024-05-31
     [
         (column([5, -1]), r"column c is -1 in row 1: times are seconds since 1970 and not negative"),
         (column([dt.date(1969, 12, 31)]), r"column c is -86400 in row 0: times are"),
-        (column([NOON, NOON * 1000]), rf"column c mixes seconds \({NOON}\) and milliseconds \({NOON}000\): convert all"),
+        (
+            column([NOON, NOON * 1000]),
+            rf"column c mixes seconds \({NOON}\) and milliseconds \({NOON}000\): convert all",
+        ),
         (column([0.0, float("inf")]), r"column c is infinite in row 1: give a time, or null"),
         (column([True]), r"column c has type bool: expected seconds since 1970, dates or ISO 8601 strings"),
         (column(["2024-05-31", "31.05.2024"]), rf"column c is '31\.05\.2024' in row 1, {TIME}"),

@@ -100,7 +100,9 @@ def test_unreadable_sources_are_refused(tmp_path):
         tmp_path: r"2\.parquet has other columns or types than .*1\.parquet: write all parts alike",
         write(tmp_path, "empty.csv", ""): r"empty\.csv is not readable as CSV: empty CSV$",
         write(tmp_path, "ragged.tsv", "a\tb\n1\t2\t3\n"): r"ragged\.tsv is not readable as TSV: found more fields",
-        write(tmp_path, "mixed.jsonl", '{"a": 1}\n{"a": "x"}\n'): r"one type a column: .* from number to string in row 1",
+        write(
+            tmp_path, "mixed.jsonl", '{"a": 1}\n{"a": "x"}\n'
+        ): r"one type a column: .* from number to string in row 1",
     }
     for path, message in cases.items():
         if path == tmp_path:

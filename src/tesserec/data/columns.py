@@ -136,8 +136,7 @@ def positions(ids: pa.Array, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
         ids = ids.cast(kind)
     elif _is_text(ids.type):
         ids = pc.if_else(pc.match_substring_regex(ids, _WHOLE), ids, pa.scalar(None, ids.type)).cast(kind)
-    found: npt.NDArray[np.int32] = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
-    return found
+    return np.array(pc.index_in(ids, value_set=known).fill_null(-1).to_numpy())
 
 
 def read_labels(table: Table, name: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
