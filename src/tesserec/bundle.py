@@ -77,6 +77,11 @@ class MethodRecord:
     equal_training_time: bool = False
     """Whether it was given the training seconds of the retriever."""
 
+    @property
+    def training_s(self) -> float | None:
+        """Seconds of training steps, validation left out; None for a method that has none."""
+        return self.training_log[-1]["seconds"] if self.training_log else None
+
 
 @dataclass(frozen=True)
 class Content:

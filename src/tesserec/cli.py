@@ -362,7 +362,8 @@ def _print_reports(contents: Contents, as_json: bool) -> None:
     ]
     _print_tables(marked, metric)
     if equal:
-        _out().print(f"† at equal training time: stopped after the {own.costs['train_s']:,.0f} s of {own.label}")
+        seconds = contents.records[contents.method].training_s
+        _out().print(f"† at equal training time: stopped after the {seconds:,.0f} s of training steps of {own.label}")
     if tests:
         _out().print(_differences(tests))
 

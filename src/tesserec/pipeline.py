@@ -322,7 +322,7 @@ def _judge_all(run: _Run, methods: Mapping[str, Retriever]) -> dict[str, _Judged
     for name, prototype in methods.items():
         deadline_s = None
         if run.recipe.fit.equal_training_time and run.recipe.name in judged:
-            deadline_s = judged[run.recipe.name].report.costs["train_s"]
+            deadline_s = judged[run.recipe.name].record.training_s
         context = dataclasses.replace(run.context, deadline_s=deadline_s, checkpoint_folder=run.work.checkpoints(name))
         make = partial(_judge, run, name, prototype, context)
         judged[name] = run.work.stage(f"methods/{name}", make, _save_judged, _load_judged)
@@ -340,13 +340,14 @@ def _judge(run: _Run, name: str, prototype: Retriever, context: FitContext) -> _
             retriever.fit(run.parts.refit, run.catalog, again)
     state = _stamped(retriever.state(), run.catalog)
     log = retriever.training_log if isinstance(retriever, HasTrainingLog) else []
+    record = MethodRecord(list(log), context.deadline_s is not None and bool(log))
     costs = {
-        "train_s": cost.seconds,
+        "train_s": max(cost.seconds, record.training_s or 0.0),
         "peak_rss_bytes": float(cost.peak_rss_bytes),
         "parameters": float(sum(tensor.numel() for tensor in state.tensors.values())),
     }
     report = _report(run, name, retriever, costs)
-    return _Judged(state, MethodRecord(list(log), context.deadline_s is not None and bool(log)), report)
+    return _Judged(state, record, report)
 
 
 def _judge_served(run: _Run, contents: Contents) -> _Judged:

@@ -355,6 +355,7 @@ def _listed(
     if explain:
         columns["title"] = [catalog.titles[item] for item in item_R]
         if found.source_BK is not None:
-            columns["source"] = [found.sources[source] for source in found.source_BK[filled_BK].tolist()]
+            names = [found.sources[s] if s >= 0 else None for s in found.source_BK[filled_BK].tolist()]
+            columns["source"] = pl.Series(names, dtype=pl.String)
         columns |= {name: as_numpy(v[filled_BK]) for name, v in found.trace.items() if v.shape == filled_BK.shape}
     return pl.DataFrame(columns)
