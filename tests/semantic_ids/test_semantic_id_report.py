@@ -64,6 +64,7 @@ def test_even_and_one_sided_use():
     even = diagnose(build_semantic_ids(torch.arange(8)[:, None], (8,), "f")).levels[0]
     assert even.perplexity == pytest.approx(8)
     assert even.gini == pytest.approx(0)
+    assert (even.num_used, even.used_share) == (8, 1.0)
     one = diagnose(build_semantic_ids(torch.zeros(8, 1, dtype=torch.int64), (8,), "f")).levels[0]
     assert one.perplexity == pytest.approx(1)
     assert one.gini == pytest.approx(7 / 8)
@@ -112,7 +113,9 @@ def test_coherence_of_behaviour_counts_consecutive_steps_of_one_user():
 
 
 def test_coherence_of_too_few_events_is_unknown():
-    alone = diagnose(TABLE, events([0], [3], [1])).coherence[0]
+    report = diagnose(TABLE, events([0], [3], [1]))
+    assert report.levels[0].events_of_code == [0, 0, 1, 0]
+    alone = report.coherence[0]
     assert (alone.neighbours_share, alone.random_share) == (None, None)
 
 
@@ -135,7 +138,7 @@ def test_goes_to_json():
 
 def test_refuses_what_does_not_belong_together():
     empty = build_semantic_ids(torch.zeros(0, 2, dtype=torch.int64), (4, 2), "f")
-    with pytest.raises(DataError, match="the table of Semantic IDs is empty: there is nothing to report"):
+    with pytest.raises(DataError, match="^the table of Semantic IDs is empty: there is nothing to report"):
         diagnose(empty)
     with pytest.raises(DataError, match="embeddings are of 2 items, the table of 6: use those that belong together"):
         diagnose(TABLE, embeddings=ItemEmbeddings(torch.ones(2, 2), "x"))
@@ -178,5 +181,6 @@ def test_tree_without_popularity_follows_the_index_and_equal_sizes_the_code():
     items = Vocabulary.of(["w", "x", "y", "z"])
     root = tree(build_semantic_ids(codes, (4,), "f"), Catalog(items, pl.DataFrame({"title": ["W", "X", "Y", "Z"]})))
     assert root["titles"] == ["W", "X", "Y"]
+    assert root["num_children"] == 3
     assert [n["codes"] for n in root["children"]] == [[3], [0], [1]]
     assert root["children"][0]["items"][1] == {"item": 3, "item_id": "z", "title": "Z", "codes": [3, 1]}
