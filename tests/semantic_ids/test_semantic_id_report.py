@@ -138,7 +138,7 @@ def test_goes_to_json():
 
 def test_refuses_what_does_not_belong_together():
     empty = build_semantic_ids(torch.zeros(0, 2, dtype=torch.int64), (4, 2), "f")
-    with pytest.raises(DataError, match="^the table of Semantic IDs is empty: there is nothing to report"):
+    with pytest.raises(DataError, match=r"^the table of Semantic IDs is empty: there is nothing to report"):
         diagnose(empty)
     with pytest.raises(DataError, match="embeddings are of 2 items, the table of 6: use those that belong together"):
         diagnose(TABLE, embeddings=ItemEmbeddings(torch.ones(2, 2), "x"))
