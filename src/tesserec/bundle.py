@@ -266,14 +266,15 @@ def sha256(path: Path) -> str:
 def save_state(path: Path, state: ComponentState) -> None:
     """Write a component's state as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
-    save_file(tensors, path, dict(state.metadata))
+    save_file(tensors, path, {_STATE_FORMAT: "1", **state.metadata})  # a file without any entry could not be read
     path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_state(path: Path) -> ComponentState:
     """The inverse of ``save_state``."""
     with safetensors.safe_open(path, "pt") as file:
-        about = file.metadata() or {}
+        about = dict(file.metadata())
+    del about[_STATE_FORMAT]
     return ComponentState(load_file(path), about)
 
 
@@ -337,6 +338,7 @@ def load_interactions(path: Path, users: Vocabulary, items: Vocabulary) -> Inter
 
 
 _CODEBOOK_VERSION = "tesserec.codebook_version"
+_STATE_FORMAT = "tesserec.state"
 _STATES = ("embedder", "codebooks")
 _LOG_KEY = b"tesserec.interactions"
 _LOG_SETTINGS = ("has_order", "kinds", "positive_kinds", "domains")
