@@ -29,11 +29,11 @@ from tesserec.data.batches import (
     windows_of,
 )
 from tesserec.decoding.top_k import MAX_SCORES, top_k
+from tesserec.decoding.tree_softmax import NodeRows
 from tesserec.decoding.trie import Trie
 from tesserec.errors import RecipeError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
-from tesserec.nn.tree_softmax import NodeRows
 from tesserec.retrievers.cooccurrence import Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union

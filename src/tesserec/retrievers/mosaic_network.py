@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, next_step_labels
 from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie, TrieMask
 from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.transformer import NUM_BUCKETS, TransformerConfig, Trunk, distance_buckets
-from tesserec.nn.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
 __all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
