@@ -236,6 +236,10 @@ def _global_time(log: Interactions, config: SplitConfig) -> _Parts:
     t1, t2 = config.t1, config.t2
     if t1 is None or t2 is None:
         times = log.positives().time_E.numpy()
+        if not len(times):
+            raise DataError(
+                f"no event is of a positive kind {list(log.positive_kinds)}, so global_time has no quantiles"
+            )
         t1, t2 = (int(t) for t in np.quantile(times, config.quantiles, method="higher"))
     end = int(log.time_E.max()) + 1
     validation, test = _window(log, t1, t2), _window(log, t2, max(end, t2))
