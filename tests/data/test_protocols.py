@@ -24,7 +24,9 @@ def log(*rows, positive_kinds=("buy",)):
     """Events from (user, item, time, kind, session), in the order of the file."""
     numbered = [(*row, place) for place, row in enumerate(rows)]
     schema = dict.fromkeys(NAMES, pl.Int64) | {"kind": pl.String}
-    return read_events(pl.DataFrame(numbered, schema=schema, orient="row"), positive_kinds=positive_kinds)
+    frame = pl.DataFrame(numbered, schema=schema, orient="row")
+    bare = frame.drop("session") if frame["session"].is_null().all() else frame
+    return read_events(bare, positive_kinds=positive_kinds)
 
 
 def asked(holdout, events):
