@@ -204,6 +204,13 @@ def test_an_example_that_never_ran_is_named(root, capsys):
     assert "examples/quickstart.out:1: missing: run `make docs`" in capsys.readouterr().err
 
 
+def test_an_example_that_fails_is_named(root, capsys):
+    write(root, "examples/quickstart.py", "raise SystemExit(3)\n")
+    assert docs.main([], root) == 1
+    assert "examples/quickstart.py:1: ended with exit code 3" in capsys.readouterr().err
+    assert not (root / "examples/quickstart.out").exists()
+
+
 def test_broken_links_are_named_by_file_and_line_and_do_not_keep_pages_from_being_written(root, capsys):
     write(
         root, "docs/decisions.md", "[a](../README.md#t) [b](https://example.org/x)\n\n![c](gone.png) [d](../none.md)\n"

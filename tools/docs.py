@@ -68,9 +68,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.docs", description="Write the generated pages.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is stale")
     check = parser.parse_args(arguments).check
-    if not check:
-        run_quickstart(root)
     try:
+        if not check:
+            run_quickstart(root)
         wanted = pages(root)
     except Problem as problem:
         print(problem, file=sys.stderr)
@@ -271,8 +271,10 @@ def quickstart_section(root: Path) -> str:
 
 
 def run_quickstart(root: Path) -> None:
-    """Run the example and keep what it prints beside it."""
-    run = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=root, check=True, stdout=subprocess.PIPE)
+    """Run the example and keep what it prints beside it; raises ``Problem`` where it fails."""
+    run = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=root, check=False, stdout=subprocess.PIPE)
+    if run.returncode:
+        raise Problem(f"examples/quickstart.py:1: ended with exit code {run.returncode}: its output is above")
     (root / "examples" / "quickstart.out").write_bytes(run.stdout)
 
 
