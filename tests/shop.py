@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tesserec.bundle import Contents
-from tesserec.pipeline import fit
+from tesserec.pipeline import fit, read_data
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.types import Catalog, Interactions
 
@@ -24,24 +24,27 @@ POPULARITY = "tesserec.retrievers.popularity:Popularity"
 
 def items() -> pl.DataFrame:
     """Item ``i07`` is the second thing of the second room."""
-    rows = [{"item_id": f"i{6 * r + t:02}", "title": f"{room} {thing}", "price": 1.0 + t} for r, room in enumerate(ROOMS) for t, thing in enumerate(THINGS)]
+    rows = [
+        {"item_id": f"i{6 * r + t:02}", "title": f"{room} {thing}", "price": 1.0 + t}
+        for r, room in enumerate(ROOMS)
+        for t, thing in enumerate(THINGS)
+    ]
     return pl.DataFrame(rows)
 
 
 def events(days: range = range(6)) -> pl.DataFrame:
     """Basket ``n`` of customer ``u`` is on day ``10 n + u % 10``."""
-    rows: list[dict[str, Any]] = []
-    for user in range(48):
-        for n in days:
-            for thing in (2 * n % 6, 2 * n % 6 + 1):
-                rows.append(
-                    {
-                        "user_id": f"u{user:02}",
-                        "item_id": f"i{6 * (user % 4) + thing:02}",
-                        "timestamp": START_S + (10 * n + user % 10) * DAY_S,
-                        "kind": "purchase",
-                    }
-                )
+    rows: list[dict[str, Any]] = [
+        {
+            "user_id": f"u{user:02}",
+            "item_id": f"i{6 * (user % 4) + thing:02}",
+            "timestamp": START_S + (10 * n + user % 10) * DAY_S,
+            "kind": "purchase",
+        }
+        for user in range(48)
+        for n in days
+        for thing in (2 * n % 6, 2 * n % 6 + 1)
+    ]
     if 0 in days:
         rows.append({"user_id": "u99", "item_id": "i00", "timestamp": START_S, "kind": "return"})
     return pl.DataFrame(rows)
@@ -71,8 +74,6 @@ def recipe(**changes: Any) -> Recipe:
 
 def data() -> tuple[Interactions, Catalog]:
     """``events`` and ``items`` as read."""
-    from tesserec.pipeline import read_data
-
     return read_data(recipe().data, events(), items())
 
 

@@ -2,21 +2,17 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import stat
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import shop
 import torch
 
+import shop
 from tesserec import bundle as bundle_module
 from tesserec.bundle import (
     Bundle,
-    Contents,
     MethodRecord,
     check_place,
     data_digest,

@@ -121,7 +121,7 @@ def test_build_component() -> None:
     assert build_component({"class": INNER, "rate": 1}, "x") == Inner(1.0)
     with pytest.raises(RecipeError, match=r'^\[x\.y\] has no class: add class = "tesserec\.<stage>'):
         build_component({"rate": 1}, "x.y")
-    with pytest.raises(RecipeError, match='^x.class = "tesserec.stage:Plain" is not a component'):
+    with pytest.raises(RecipeError, match=r'^x\.class = "tesserec\.stage:Plain" is not a component'):
         build_component({"class": "tesserec.stage:Plain"}, "x")
 
 

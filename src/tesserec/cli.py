@@ -225,7 +225,7 @@ def compare(
     if as_json:
         _print_json([dataclasses.asdict(test) for test in tests])
     else:
-        _out().print(_differences(tests))
+        _print_differences(tests)
 
 
 @app.command()
@@ -365,7 +365,7 @@ def _print_reports(contents: Contents, as_json: bool) -> None:
         seconds = contents.records[contents.method].training_s
         _out().print(f"† at equal training time: stopped after the {seconds:,.0f} s of training steps of {own.label}")
     if tests:
-        _out().print(_differences(tests))
+        _print_differences(tests)
 
 
 def _print_tables(reports: list[Report], metric: str) -> None:
@@ -375,17 +375,16 @@ def _print_tables(reports: list[Report], metric: str) -> None:
     _out().print(slices_table(reports[:1] + sorted(reports[1:], key=lambda one: -one.metrics[metric].mean)[:1], metric))
 
 
-def _differences(tests: Sequence[PairedTest]) -> Table:
-    table = Table(
-        title=f"{tests[0].first}, difference in {tests[0].metric} on the same {tests[0].num_requests:,} requests"
-    )
-    table.add_column("against")
+def _print_differences(tests: Sequence[PairedTest]) -> None:
+    first = tests[0]
+    _out().print(f"{first.first}: difference in {first.metric} on the same {first.num_requests:,} requests")
+    table = Table("against")
     for heading in ("difference", "95 % interval", "p"):
         table.add_column(heading, justify="right")
     for test in tests:
         interval = rf"\[{test.low:+.4f}, {test.high:+.4f}]"
-        table.add_row(test.second, f"{test.difference:+.4f}", interval, f"{test.p_value:.4f}")
-    return table
+        table.add_row(escape(test.second), f"{test.difference:+.4f}", interval, f"{test.p_value:.4f}")
+    _out().print(table)
 
 
 def _print_list(

@@ -62,7 +62,7 @@ def test_known_events_are_not_taken_twice() -> None:
 
 def test_what_cannot_be_joined_is_refused() -> None:
     old = read_events(OLD)
-    with pytest.raises(DataError, match="new events have the columns .*'time', 'order'.*, those before .*'session'"):
+    with pytest.raises(DataError, match=r"new events have the columns .*'time', 'order'.*, those before .*'session'"):
         append_events(old, read_events(NEW.drop("session", "value", "kind")))
     untimed = dataclasses.replace(old, time_E=torch.full((3,), -1))
     for first, second in ((untimed, read_events(NEW)), (old, untimed)):
