@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """Every generated page and its text; raises ``Problem`` for lines that are no figures and a README without marks."""
+    """Every generated page and its text; raises ``Problem`` for a line that is no figure or a README without marks."""
     methods, _ = read_methods(root)
     results, unreadable = read_results(root)
     if unreadable:
