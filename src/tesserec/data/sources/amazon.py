@@ -94,9 +94,8 @@ def load(
 
 
 def _events(path: Path, version: Version) -> Interactions:
-    columns: dict[str, str | None] = dict(version.columns)
     if ".csv" in path.suffixes:
-        return read_events(path, columns=columns)
+        return read_events(path)
     types = {"user_id": pa.string(), "item_id": pa.string(), "value": pa.float64(), "timestamp": pa.int64()}
     schema = pa.schema([(version.columns[ours], kind) for ours, kind in types.items()])
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
@@ -105,7 +104,7 @@ def _events(path: Path, version: Version) -> Interactions:
             table = pj.read_json(stream, pj.ReadOptions(block_size=16 << 20), options)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is not readable as reviews: {error}; get the file again") from None
-    return read_events(table, columns=columns)
+    return read_events(table)
 
 
 def _items(path: Path, version: Version, log: Interactions) -> pl.DataFrame:

@@ -78,5 +78,6 @@ def _items(data: bytes, separator: str, encoding: str, *, has_header: bool = Fal
 def _items_100k(data: bytes) -> pl.DataFrame:
     rows = [line.split("|") for line in data.decode("latin-1").splitlines()]
     flags = [[genre for genre, flag in zip(_GENRES_100K, row[5:], strict=True) if flag == "1"] for row in rows]
-    columns = {"item_id": [int(row[0]) for row in rows], "title": [row[1] for row in rows], "categories": flags}
-    return pl.DataFrame(columns, schema_overrides={"categories": pl.List(pl.String)})
+    return pl.DataFrame(
+        {"item_id": [int(row[0]) for row in rows], "title": [row[1] for row in rows], "categories": flags}
+    )
