@@ -190,7 +190,7 @@ def test_a_retriever_of_fixed_items_refuses_new_ones() -> None:
         fixed.add_items(pl.DataFrame({"item_id": ["i99"], "title": ["x"]}))
 
 
-def test_a_fit_with_a_place_writes_a_bundle_and_finds_it_again(tmp_path: Path) -> None:
+def test_a_fit_with_a_place_writes_a_bundle_and_finds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     place = tmp_path / "runs" / "b"
     fitted = Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=place, tell=told.append)
@@ -206,6 +206,14 @@ def test_a_fit_with_a_place_writes_a_bundle_and_finds_it_again(tmp_path: Path) -
         arguments = {"events": shop.events(), "items": shop.items(), "recipe": COUNTING, **change}
         Recommender.fit(**arguments, out=place, tell=told.append)  # type: ignore[arg-type]
         assert told[0].startswith("fitting")
+    (place / "users.parquet").write_bytes(b"")
+    told.clear()
+    Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=place, tell=told.append)
+    assert told[0].startswith(f"fitting again: {place / 'users.parquet'} is damaged")
+    monkeypatch.setattr("tesserec.recommender.__version__", "99")
+    told.clear()
+    Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=place, tell=told.append)
+    assert told[0].startswith("fitting cooccurrence")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("")
     with pytest.raises(BundleError, match="photos exists and is not a bundle"):

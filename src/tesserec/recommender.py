@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tesserec import __version__
 from tesserec.bundle import Bundle, Contents, check_place, data_digest, publish
 from tesserec.data.append import append_catalog, append_events
 from tesserec.data.catalog import catalog_of, read_catalog
@@ -27,7 +28,7 @@ from tesserec.data.interactions import read_events
 from tesserec.data.requests import history_requests, user_requests
 from tesserec.data.splits import has_repeats
 from tesserec.data.tables import Source
-from tesserec.errors import DataError, RecipeError
+from tesserec.errors import BundleError, DataError, RecipeError
 from tesserec.pipeline import (
     Tell,
     extended_content,
@@ -102,7 +103,7 @@ class Recommender:
         given = None if recipe is None else _recipe(recipe)
         interactions, catalog = read_data(DataConfig() if given is None else given.data, events, items)
         chosen = given or default_recipe(catalog)
-        if folder is not None and not again and _is_there(folder, chosen, interactions):
+        if folder is not None and not again and _is_there(folder, chosen, interactions, tell):
             tell(f"{folder} holds this recipe fitted on this data already")
             return cls.load(folder)
         work_folder = None if folder is None else work_folder_of(folder)
@@ -309,11 +310,16 @@ def _checked_place(out: str | Path | None) -> Path | None:
     return Path(out)
 
 
-def _is_there(folder: Path, recipe: Recipe, interactions: Interactions) -> bool:
+def _is_there(folder: Path, recipe: Recipe, interactions: Interactions, tell: Tell) -> bool:
     if not (folder / "manifest.json").is_file():
         return False
-    manifest = Bundle.open(folder).manifest
-    return manifest.recipe_digest == recipe.digest() and manifest.data_digest == data_digest(interactions)
+    try:
+        manifest = Bundle.open(folder).manifest
+    except BundleError as error:
+        tell(f"fitting again: {error}")
+        return False
+    wanted = (recipe.digest(), data_digest(interactions), __version__)
+    return wanted == (manifest.recipe_digest, manifest.data_digest, manifest.versions["tesserec"])
 
 
 def _recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:

@@ -112,8 +112,9 @@ def interval_plot(data: Json, metric: str) -> Json:
     left, right, row_height = 150.0, 400.0, 30
     found = {name: report["metrics"][metric] for name, report in data["reports"].items()}
     order = sorted(found, key=lambda name: -found[name]["mean"])
-    step = _tick_step(max(one["high"] for one in found.values()))
-    ticks = [i * step for i in range(math.ceil(max(one["high"] for one in found.values()) / step) + 1)]
+    largest = max(one["high"] for one in found.values())
+    step = _tick_step(largest)
+    ticks = [i * step for i in range(max(math.ceil(largest / step), 1) + 1)]
 
     def x(value: float) -> float:
         return round(left + value / ticks[-1] * (right - left), 1)
