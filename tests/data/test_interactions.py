@@ -259,3 +259,22 @@ def test_k_core_defaults_to_five_of_each():
     table = pa.table({"user_id": np.repeat(range(6), 5), "item_id": np.tile(range(5), 6), "timestamp": np.arange(30)})
     events = read_events(table.slice(0, 29))
     assert len(k_core(events)) == 25
+
+
+def test_steps_are_sessions_else_times():
+    """A session wins over a timestamp where both neighbours have one; a missing time joins nothing."""
+    names = ("user_id", "item_id", "timestamp", "session", "order")
+    log = [
+        (1, 1, 5, 1, 0),
+        (1, 2, 5, 2, 1),
+        (1, 3, 6, 2, 2),
+        (1, 4, 6, None, 3),
+        (1, 5, 6, None, 4),
+        (2, 6, 6, None, 5),
+    ]
+    assert read_events(frame(*log, names=names)).step_E.tolist() == [0, 1, 1, 1, 1, 2]
+    bare = read_events(frame(*log, names=names), columns={"session": None})
+    assert bare.step_E.tolist() == [0, 0, 1, 1, 1, 2]
+    untimed = read_events(frame(*log, names=names), columns={"session": None, "timestamp": None})
+    assert untimed.step_E.tolist() == [0, 1, 2, 3, 4, 5]
+    assert untimed.select(torch.zeros(6, dtype=torch.bool)).step_E.tolist() == []
