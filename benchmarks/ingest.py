@@ -43,7 +43,7 @@ def main() -> None:
     rates = sorted(arguments.events / run["seconds"] for run in runs)
     print(f"peak / Arrow size: {ratios}\nevents a second: {rates}")
     if arguments.events == NUM_EVENTS:
-        peak = max(run["rss_bytes"] for run in runs)
+        peak = int(max(run["rss_bytes"] for run in runs))
         save("data.ingest_20m.peak_ratio", ratios, "ratio", peak, "the Arrow size of the three columns")
         save("data.ingest_20m.events_per_s", rates, "1/s", peak, None)
 
