@@ -36,14 +36,17 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
     targets_P: Tensor,
     sampler: NegativeSampler,
     weights_P: Tensor | None = None,
+    bonus_SN: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean cross-entropy of the pairs (state ``state_P``, item ``targets_P``) under softmax(states · items).
 
     With a sampler that has ``num_negatives``, the softmax of a pair runs over its target and one shared sample, each
     logit less log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out.
+    ``bonus_SN`` is added to the logits of the full softmax.
     """
     if sampler.num_negatives is None:
-        log_probs_SN = (states_SD @ items_ND.T).float().log_softmax(-1)
+        logits_SN = (states_SD @ items_ND.T).float()
+        log_probs_SN = (logits_SN if bonus_SN is None else logits_SN + bonus_SN).log_softmax(-1)
         losses_P = -log_probs_SN[state_P, targets_P]
     else:
         drawn_C = sampler.draw()

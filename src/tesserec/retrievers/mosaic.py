@@ -16,7 +16,6 @@ import dataclasses
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tesserec.config import Field, component, settings_of
@@ -42,7 +41,6 @@ from tesserec.retrievers.personal_frequency import PersonalFrequency
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.validation import validation_ndcg
 from tesserec.types import (
-    PAD,
     Candidates,
     Catalog,
     ComponentState,
@@ -55,8 +53,8 @@ from tesserec.types import (
 
 __all__ = ["HeadsConfig", "Mosaic", "RowsConfig"]
 
-SOURCES = ("generative", "dense", "cooccurrence", "personal")
-PRIOR = (0.5, 0.5, 0.25, 0.5)
+SOURCES = ("generative", "dense", "cooccurrence", "personal", "popularity")
+PRIOR = (0.5, 0.5, 0.25, 0.25, 0.1)
 """Weights of the sources in the fusion until they are fitted."""
 
 
@@ -159,12 +157,12 @@ class Mosaic:
                 own_rows(counts_N, least, most),
                 nodes,
                 len(train.kinds),
+                repeats=self._num_negatives(len(catalog)) is None and _repeat_share(train) > 0.01,
             )
 
     def _job(self, network: MosaicNetwork, train: Interactions, context: FitContext) -> Job[Windows]:
         windows = training_windows(history_of(train), self.max_length)
-        num_negatives = self.heads.num_negatives or (4096 if network.num_items > 50_000 else None)
-        sampler = NegativeSampler(train.positives().item_counts(), num_negatives)
+        sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
         size = self.training.batch_size
 
         def validate() -> float:
@@ -181,6 +179,9 @@ class Mosaic:
             settings_of(self) | {"windows": len(windows), "items": network.num_items},
         )
 
+    def _num_negatives(self, num_items: int) -> int | None:
+        return self.heads.num_negatives or (4096 if num_items > 50_000 else None)
+
     def _answer(self, network: MosaicNetwork, requests: Requests, k: int, answer: str) -> Candidates:
         """Lists of one batch; requests without a history get popular items."""
         empty_B = requests.history.lengths == 0
@@ -191,29 +192,26 @@ class Mosaic:
             parts = [self._answer(network, requests.take(some), k, answer) for some in rows]
             order = torch.cat(rows).argsort()
             return _reordered(Candidates.concatenate(parts), order)
+        windows = windows_of(requests.history, self.max_length)
         with torch.no_grad():
+            states_BD = network.last_states(windows)
             if answer == "dense":
-                return top_k(
-                    network.dense_log_probs(network.last_states(windows_of(requests.history, self.max_length))),
-                    requests,
-                    k,
-                )
+                return top_k(network.dense_log_probs(windows, states_BD), requests, k)
             if answer == "generative":
-                states_BD = network.last_states(windows_of(requests.history, self.max_length))
-                return dataclasses.replace(
-                    network.generate(states_BD, requests, max(self.heads.num_beams, k), k), trace={}
-                )
-            items_BX, evidence_BXS = self._evidence(network, requests, k)
+                generated = network.generate(states_BD, requests, max(self.heads.num_beams, k), k)
+                return dataclasses.replace(generated, trace={})
+            items_BX, evidence_BXS = self._evidence(network, requests, windows, states_BD, k)
         return fused(items_BX, evidence_BXS, self._weights_S, SOURCES, k)
 
-    def _evidence(self, network: MosaicNetwork, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
+    def _evidence(
+        self, network: MosaicNetwork, requests: Requests, windows: Windows, states_BD: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
         """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
-        states_BD = network.last_states(windows_of(requests.history, self.max_length))
         most = max(self.heads.num_candidates, k)
         scores = [
-            network.dense_log_probs(states_BD),
-            (self.cooccurrence.score_all(requests) + FLOOR).log(),
-            (self.personal.score_all(requests) + FLOOR).log(),
+            network.dense_log_probs(windows, states_BD),
+            *((source.score_all(requests) + FLOOR).log() for source in (self.cooccurrence, self.personal)),
+            (self.personal.popularity.probabilities(requests) + FLOOR).log(),
         ]
         generated = network.generate(states_BD, requests, max(self.heads.num_beams, k), most)
         items_BX = union([generated.items_BK, *(top_k(scores_BN, requests, most).items_BK for scores_BN in scores)])
@@ -223,20 +221,26 @@ class Mosaic:
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
         known = validation.take((validation.requests.history.lengths > 0).nonzero().squeeze(1))
-        if not len(known):
-            return self._weights_S
-        with torch.no_grad():
-            parts = [self._evidence(network, known.requests.take(rows), 10) for rows in known.requests.batches(256)]
-        width = max(items_BX.shape[1] for items_BX, _ in parts)
-        items_BX = torch.cat([F.pad(items, (width - items.shape[1], 0), value=PAD) for items, _ in parts])
-        evidence_BXS = torch.cat([F.pad(e, (0, 0, width - e.shape[1], 0)) for _, e in parts])
-        return fit_weights(items_BX, evidence_BXS, known.relevant, torch.tensor(PRIOR))
+        parts = []
+        for rows in known.requests.batches(256):
+            requests = known.requests.take(rows)
+            windows = windows_of(requests.history, self.max_length)
+            with torch.no_grad():
+                parts.append(self._evidence(network, requests, windows, network.last_states(windows), 10))
+        return fit_weights(parts, known.relevant, torch.tensor(PRIOR)) if parts else self._weights_S
 
 
 def _semantic_ids(context: FitContext) -> SemanticIds:
     if context.semantic_ids is None:
         raise RecipeError("Mosaic generates Semantic IDs and was given none: add a [semantic_ids] table to the recipe")
     return context.semantic_ids
+
+
+def _repeat_share(train: Interactions) -> float:
+    """The share of positive events whose user had the item before."""
+    events = train.positives()
+    pairs = torch.unique(events.user_E.long() * len(events.items) + events.item_E)
+    return 1 - len(pairs) / max(len(events), 1)
 
 
 def _content(context: FitContext) -> Tensor | None:

@@ -21,6 +21,7 @@ from tesserec.decoding.trie import Trie, TrieMask
 from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.repeats import RepeatBonus
 from tesserec.nn.transformer import NUM_BUCKETS, TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
@@ -57,6 +58,7 @@ class MosaicNetwork(nn.Module):
         own_row_N: Tensor,
         nodes: NodeRows,
         num_kinds: int,
+        repeats: bool,
         scale: float = 20.0,
     ) -> None:
         super().__init__()
@@ -67,6 +69,7 @@ class MosaicNetwork(nn.Module):
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
+        self.repeats = RepeatBonus(config.width) if repeats else None
         nn.init.zeros_(self.kinds.weight)
         nn.init.zeros_(self.ages.weight)
 
@@ -96,7 +99,8 @@ class MosaicNetwork(nn.Module):
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
         items_ND = F.normalize(self.items.table(), dim=-1)
         query_SD = F.normalize(states_SD, dim=-1) * self.log_scale.exp()
-        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P)
+        bonus_SN = None if self.repeats is None else self.repeats(windows, position_S, states_SD, items_ND)
+        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P, bonus_SN)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
@@ -104,10 +108,15 @@ class MosaicNetwork(nn.Module):
         generative = -(log_probs_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
 
-    def dense_log_probs(self, states_BD: Tensor) -> Tensor:
-        """Log-softmax of the scaled cosines with all items, [B, N]."""
+    def dense_log_probs(self, windows: Windows, states_BD: Tensor) -> Tensor:
+        """Log-softmax of the scaled cosines with all items, and the bonus of repeats, [B, N]."""
         items_ND = F.normalize(self.items.table(), dim=-1)
-        return (F.normalize(states_BD, dim=-1) @ items_ND.T * self.log_scale.exp()).float().log_softmax(-1)
+        logits_BN = (F.normalize(states_BD, dim=-1) @ items_ND.T * self.log_scale.exp()).float()
+        if self.repeats is not None:
+            length = windows.items_BT.shape[1]
+            last_B = torch.arange(len(states_BD), device=states_BD.device) * length + length - 1
+            logits_BN += self.repeats(windows, last_B, states_BD, items_ND)
+        return logits_BN.log_softmax(-1)
 
     def item_log_probs(self, states_BD: Tensor, items_BX: Tensor) -> Tensor:
         """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
@@ -148,7 +157,16 @@ class MosaicNetwork(nn.Module):
         row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
         nodes = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
         trie = Trie.build(semantic_ids)
-        network = cls(config, semantic_ids, trie, content_NF, row_N, nodes, len(tensors["kinds.weight"]))
+        network = cls(
+            config,
+            semantic_ids,
+            trie,
+            content_NF,
+            row_N,
+            nodes,
+            len(tensors["kinds.weight"]),
+            "repeats.weight" in tensors,
+        )
         load_grown(network, {**tensors, "items.row_N": row_N})
         return network.eval()
 
