@@ -25,15 +25,17 @@ class TransformerConfig:
     num_layers: Annotated[int, Field(ge=0)] = 2
     """Attention + feed-forward layers."""
     num_heads: Annotated[int, Field(ge=1)] = 2
-    """Attention heads; must divide ``width``."""
+    """Attention heads."""
+    head_width: Annotated[int, Field(ge=1)] | None = None
+    """Features of a head; None: ``width`` / ``num_heads``, which must be whole."""
     feedforward: Annotated[int, Field(ge=1)] = 4
     """Width of the feed-forward layer as a multiple of ``width``."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of activations dropped in training."""
 
     def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if self.head_width is None and self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}: or give head_width")
 
 
 class Attention(nn.Module):
@@ -42,9 +44,10 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, *, distances: bool) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.query = nn.Linear(config.width, config.width, bias=False)
-        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
-        self.output = nn.Linear(config.width, config.width, bias=False)
+        inner = config.num_heads * (config.head_width or config.width // config.num_heads)
+        self.query = nn.Linear(config.width, inner, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * inner, bias=False)
+        self.output = nn.Linear(inner, config.width, bias=False)
         self.distance_bias = nn.Embedding(NUM_BUCKETS, config.num_heads) if distances else None
         if self.distance_bias is not None:
             nn.init.zeros_(self.distance_bias.weight)
@@ -59,7 +62,7 @@ class Attention(nn.Module):
         return self.attend(x_BTD, key, value, allowed_BTS, buckets_BTS)
 
     def project(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, S, D/H]: computed once where many queries share a source."""
+        """Keys and values [B, H, S, features of a head]: computed once where many queries share a source."""
         key, value = self.key_value(source_BSD).chunk(2, dim=-1)
         return self._heads(key), self._heads(value)
 
@@ -82,7 +85,7 @@ class Attention(nn.Module):
         return out
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
 
 
 class TransformerLayer(nn.Module):
@@ -107,6 +110,24 @@ class TransformerLayer(nn.Module):
         normed = self.norm(x_BTD)
         x_BTD = x_BTD + self.dropout(self.attention(normed, normed, allowed_BTT, buckets_BTT))
         return self.feed(x_BTD)
+
+    def project(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a source for ``look``."""
+        assert self.cross is not None
+        return self.cross.project(source_BSD)
+
+    def look(self, x_BTD: Tensor, key: Tensor, value: Tensor, allowed_BTS: Tensor) -> Tensor:
+        """Cross-attention over a source whose keys and values were projected by ``self.cross``."""
+        assert self.cross is not None
+        assert self.cross_norm is not None
+        out: Tensor = x_BTD + self.dropout(self.cross.attend(self.cross_norm(x_BTD), key, value, allowed_BTS, None))
+        return out
+
+    def look_back(self, x_BTD: Tensor, allowed_BTT: Tensor) -> Tensor:
+        """Self-attention alone."""
+        normed = self.norm(x_BTD)
+        out: Tensor = x_BTD + self.dropout(self.attention(normed, normed, allowed_BTT, None))
+        return out
 
     def feed(self, x_BTD: Tensor) -> Tensor:
         """The feed-forward half."""

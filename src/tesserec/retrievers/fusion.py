@@ -94,4 +94,5 @@ def _wanted(items_BX: Tensor, relevant: Ragged) -> Tensor:
 
 
 def _discount(k: int) -> Tensor:
-    return torch.log2(torch.arange(k) + 2.0).reciprocal()
+    discount_K: Tensor = 1 / torch.log2(torch.arange(k) + 2.0)
+    return discount_K
