@@ -400,7 +400,7 @@ def _print_list(
     evidence = [name for name in found.columns[6:] if explain]
     table = Table("rank", "item_id", "title", "score", *evidence)
     for row in found.iter_rows(named=True):
-        more = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in evidence]
+        more = [f"{row[name] + 0:.4g}" if isinstance(row[name], float) else str(row[name]) for name in evidence]
         table.add_row(str(row["rank"]), escape(str(row["item_id"])), escape(row["title"]), f"{row['score']:.4g}", *more)
     _out().print(table)
 

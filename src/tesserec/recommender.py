@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,13 @@ class Recommender:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self.retriever: Retriever = serving_retriever(contents)
-        recipe = parse_recipe(contents.recipe)
-        excluded = recipe.split.exclude_history
-        self.exclude_history: bool = not has_repeats(contents.interactions) if excluded is None else excluded
-        """Whether answers leave out what a user had, unless a call says otherwise; not where people buy again."""
         self._popular = _popularity(contents)
+
+    @cached_property
+    def exclude_history(self) -> bool:
+        """Whether answers leave out what a user had, unless a call says otherwise; not where people buy again."""
+        excluded = parse_recipe(self.contents.recipe).split.exclude_history
+        return not has_repeats(self.contents.interactions) if excluded is None else excluded
 
     @classmethod
     def fit(

@@ -39,27 +39,25 @@ class TransformerConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with a boolean mask and one additive bias a head and distance bucket."""
+    """Multi-head attention with a boolean mask and an additive bias."""
 
-    def __init__(self, config: TransformerConfig, *, distances: bool) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         inner = config.num_heads * (config.head_width or config.width // config.num_heads)
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key_value = nn.Linear(config.width, 2 * inner, bias=False)
         self.output = nn.Linear(inner, config.width, bias=False)
-        self.distance_bias = nn.Embedding(NUM_BUCKETS, config.num_heads) if distances else None
-        if self.distance_bias is not None:
-            nn.init.zeros_(self.distance_bias.weight)
-        self.dropout = config.dropout
 
-    def forward(self, x_BTD: Tensor, source_BSD: Tensor, allowed_BTS: Tensor, buckets_BTS: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, source_BSD: Tensor, allowed_BTS: Tensor, bias_BHTS: Tensor | None = None
+    ) -> Tensor:
         """States [B, T, D]; ``allowed_BTS`` is true where position t may look at source s.
 
         A position that may look at nothing gets the mean of all sources: callers mask its result.
         """
         key, value = self.project(source_BSD)
-        return self.attend(x_BTD, key, value, allowed_BTS, buckets_BTS)
+        return self.attend(x_BTD, key, value, allowed_BTS, bias_BHTS)
 
     def project(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, S, features of a head]: computed once where many queries share a source."""
@@ -67,7 +65,7 @@ class Attention(nn.Module):
         return self._heads(key), self._heads(value)
 
     def attend(
-        self, x_BTD: Tensor, key: Tensor, value: Tensor, allowed_BTS: Tensor, buckets_BTS: Tensor | None
+        self, x_BTD: Tensor, key: Tensor, value: Tensor, allowed_BTS: Tensor, bias_BHTS: Tensor | None = None
     ) -> Tensor:
         """Attention of ``x_BTD`` over projected sources.
 
@@ -76,11 +74,10 @@ class Attention(nn.Module):
         """
         query = self._heads(self.query(x_BTD))
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        if self.distance_bias is not None and buckets_BTS is not None:
-            logits = logits + self.distance_bias(buckets_BTS).permute(0, 3, 1, 2)
+        if bias_BHTS is not None:
+            logits = logits + bias_BHTS
         logits = logits.masked_fill(~allowed_BTS[:, None], torch.finfo(logits.dtype).min)
-        weights = F.dropout(logits.softmax(-1), self.dropout, self.training)
-        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        mixed = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
         out: Tensor = self.output(mixed)
         return out
 
@@ -91,10 +88,10 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention, optional cross-attention, feed-forward; each normalised first and added."""
 
-    def __init__(self, config: TransformerConfig, *, distances: bool = True, cross: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, cross: bool = False) -> None:
         super().__init__()
-        self.attention = Attention(config, distances=distances)
-        self.cross = Attention(config, distances=False) if cross else None
+        self.attention = Attention(config)
+        self.cross = Attention(config) if cross else None
         self.norm = nn.LayerNorm(config.width)
         self.cross_norm = nn.LayerNorm(config.width) if cross else None
         self.feedforward_norm = nn.LayerNorm(config.width)
@@ -105,11 +102,9 @@ class TransformerLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, allowed_BTT: Tensor, buckets_BTT: Tensor | None = None) -> Tensor:
-        """One layer of self-attention over the sequence itself."""
-        normed = self.norm(x_BTD)
-        x_BTD = x_BTD + self.dropout(self.attention(normed, normed, allowed_BTT, buckets_BTT))
-        return self.feed(x_BTD)
+    def forward(self, x_BTD: Tensor, allowed_BTT: Tensor, bias_BHTT: Tensor | None = None) -> Tensor:
+        """Self-attention over the sequence itself, then the feed-forward half."""
+        return self.feed(self.look_back(x_BTD, allowed_BTT, bias_BHTT))
 
     def project(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a source for ``look``."""
@@ -120,13 +115,13 @@ class TransformerLayer(nn.Module):
         """Cross-attention over a source whose keys and values were projected by ``self.cross``."""
         assert self.cross is not None
         assert self.cross_norm is not None
-        out: Tensor = x_BTD + self.dropout(self.cross.attend(self.cross_norm(x_BTD), key, value, allowed_BTS, None))
+        out: Tensor = x_BTD + self.dropout(self.cross.attend(self.cross_norm(x_BTD), key, value, allowed_BTS))
         return out
 
-    def look_back(self, x_BTD: Tensor, allowed_BTT: Tensor) -> Tensor:
+    def look_back(self, x_BTD: Tensor, allowed_BTT: Tensor, bias_BHTT: Tensor | None = None) -> Tensor:
         """Self-attention alone."""
         normed = self.norm(x_BTD)
-        out: Tensor = x_BTD + self.dropout(self.attention(normed, normed, allowed_BTT, None))
+        out: Tensor = x_BTD + self.dropout(self.attention(normed, normed, allowed_BTT, bias_BHTT))
         return out
 
     def feed(self, x_BTD: Tensor) -> Tensor:
@@ -136,19 +131,26 @@ class TransformerLayer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Layers over one sequence, then a last normalisation."""
+    """Layers over one sequence, then a last normalisation.
+
+    With ``distances``, a bias a head and distance bucket is added to all layers' attention, as T5 does.
+    """
 
     def __init__(self, config: TransformerConfig, *, distances: bool = True) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TransformerLayer(config, distances=distances) for _ in range(config.num_layers))
+        self.distances = nn.Parameter(torch.zeros(config.num_heads, NUM_BUCKETS)) if distances else None
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor, allowed_BTT: Tensor, buckets_BTT: Tensor | None = None) -> Tensor:
         """States [B, T, D] of the inputs [B, T, D]."""
         x_BTD = self.dropout(x_BTD)
+        bias_BHTT = None
+        if self.distances is not None and buckets_BTT is not None:
+            bias_BHTT = self.distances[:, buckets_BTT].transpose(0, 1)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, allowed_BTT, buckets_BTT)
+            x_BTD = layer(x_BTD, allowed_BTT, bias_BHTT)
         out: Tensor = self.norm(x_BTD)
         return out
 

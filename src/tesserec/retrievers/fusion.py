@@ -73,7 +73,7 @@ def fit_weights(parts: Sequence[tuple[Tensor, Tensor]], relevant: Ragged, prior_
         return float(((gains_BX.gather(1, top_BK) @ _discount(top_BK.shape[1])) / ideal_B).mean())
 
     starts = [prior_S / prior_S.sum(), *torch.eye(len(prior_S))]
-    best_S = max(starts, key=value)
+    best_S: Tensor = max(starts, key=value)
     best = value(best_S)
     for _ in range(ROUNDS):
         for source in range(len(prior_S)):

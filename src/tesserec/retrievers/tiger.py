@@ -72,7 +72,7 @@ class _Network(nn.Module):
         self.write_positions = nn.Embedding(len(self.sizes), config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))
         self.encoder = Trunk(config, distances=False)
-        self._layers = [TransformerLayer(config, distances=False, cross=True) for _ in range(config.num_layers)]
+        self._layers = [TransformerLayer(config, cross=True) for _ in range(config.num_layers)]
         self.decoder = nn.ModuleList(self._layers)
         self.norm = nn.LayerNorm(config.width)
         self.heads = nn.ModuleList(nn.Linear(config.width, size) for size in self.sizes)

@@ -1,5 +1,8 @@
 """What a piece of work took: seconds, and the peak of the process's memory meanwhile."""
 
+import ctypes
+import gc
+import platform
 import resource
 import sys
 import time
@@ -24,6 +27,7 @@ class Measured:
 
     def __enter__(self) -> "Measured":
         if _STATUS.exists():
+            _release_memory()
             _CLEAR_REFS.write_text("5")  # resets VmHWM, see proc(5)
         self._start = time.perf_counter()
         return self
@@ -33,6 +37,13 @@ class Measured:
     ) -> None:
         self.seconds = time.perf_counter() - self._start
         self.peak_rss_bytes = _peak_rss_bytes()
+
+
+def _release_memory() -> None:
+    """Give back to the system what the work before freed, so that it is not counted here."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_rss_bytes() -> int:
