@@ -1,5 +1,6 @@
 """The command line, run as its users run it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import shop
-from tesserec.bundle import Bundle, publish
+from tesserec.bundle import Bundle, MethodRecord, publish
 from tesserec.cli import app
 from tesserec.recommender import Recommender
 
@@ -171,6 +172,15 @@ def test_anyones_lists_are_judged_on_an_exported_split(place: Path, tmp_path: Pa
     assert "recall10" in shown.stdout
     for arguments in (["--scores", "a"], [place / "shop", "--scores", "a", "--split", "b"], []):
         assert refused("evaluate", *arguments) == "give either a bundle, or --scores FILE together with --split FOLDER"
+
+
+def test_methods_at_equal_training_time_are_marked(tmp_path: Path) -> None:
+    log = [{"epoch": 1.0, "loss": 2.0, "seconds": 12.3}]
+    records = {"cooccurrence": MethodRecord(log), "popularity": MethodRecord(log, equal_training_time=True)}
+    publish(tmp_path / "b", dataclasses.replace(shop.contents(), records=records))
+    shown = run("evaluate", tmp_path / "b").stdout
+    assert "Popularity †" in shown
+    assert "† at equal training time: stopped after the 12 s of training steps of Cooccurrence" in shown
 
 
 def test_recommend_to_a_user(place: Path) -> None:

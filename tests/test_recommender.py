@@ -210,7 +210,7 @@ def test_a_fit_with_a_place_writes_a_bundle_and_finds_it_again(tmp_path: Path, m
     told.clear()
     Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=place, tell=told.append)
     assert told[0].startswith(f"fitting again: {place / 'users.parquet'} is damaged")
-    monkeypatch.setattr("tesserec.recommender.__version__", "99")
+    monkeypatch.setattr("tesserec.recommender.CODE_VERSION", "99")
     told.clear()
     Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=place, tell=told.append)
     assert told[0].startswith("fitting cooccurrence")

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import shop
@@ -251,3 +252,21 @@ def test_where_the_use_of_codes_is_drawn() -> None:
         "points": "0,80 0.00,4.0 100.00,4.0 100.00,61.0 200.00,61.0 200.00,80.0 300.00,80.0 300,80",
         "most": 4,
     }
+
+
+def test_days_and_costs() -> None:
+    assert report._day(None) == report._day(-1) == "unknown"
+    assert report._day(shop.START_S) == "2020-09-13"
+    costs = {"train_s": 12.345, "parameters": 1234.0, "peak_rss_bytes": 1536 * 2**20, "retrieve_s_per_1000": 99.999}
+    shown = [report._cost(costs, name) for name in (*costs, "other")]
+    assert shown == ["12.35", "1,234", "1,536 MiB", "100.00", "–"]
+    assert report._cost({"train_s": 1234.5}, "train_s") == "1,234"
+
+
+def test_added_items_are_on_the_page() -> None:
+    recommender = Recommender(shop.contents())
+    recommender.add_items(pl.DataFrame({"item_id": ["i99"], "title": ["kitchen red lamp"]}))
+    data = page_data(recommender)
+    assert (data["items"]["ids"][24], data["items"]["events"][24], data["items"]["recommended"][24]) == ("i99", 0, 0)
+    assert data["codes"]["num_items"] == 24
+    assert data["system"]["table_revision"] == 1

@@ -40,13 +40,13 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from tesserec import __version__
 from tesserec.errors import BundleError
 from tesserec.evaluation.report import Report
 from tesserec.semantic_ids.table import load_semantic_ids, save_semantic_ids
 from tesserec.types import Catalog, ComponentState, Interactions, ItemEmbeddings, SemanticIds, Vocabulary, as_numpy
 
 __all__ = [
+    "CODE_VERSION",
     "FORMAT_VERSION",
     "Bundle",
     "Content",
@@ -64,6 +64,8 @@ __all__ = [
     "save_state",
 ]
 
+CODE_VERSION = metadata.version("tesserec")
+"""Version of this package, as installed."""
 FORMAT_VERSION = 1
 """The newest bundle format that this code reads; older ones are read too."""
 
@@ -390,7 +392,10 @@ def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str,
         num_users=len(contents.interactions.users),
         num_events=len(contents.interactions),
         metrics={name: report.to_dict()["metrics"] for name, report in contents.reports.items()},
-        versions={"tesserec": __version__, **{name: metadata.version(name) for name in ("torch", "polars", "pyarrow")}},
+        versions={
+            "tesserec": CODE_VERSION,
+            **{name: metadata.version(name) for name in ("torch", "polars", "pyarrow")},
+        },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files=files,
     )

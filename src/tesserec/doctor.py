@@ -4,10 +4,9 @@ import os
 import platform
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 __all__ = ["Check", "examine"]
 
@@ -34,10 +33,6 @@ class Check:
     found: str
     remedy: str = ""
     """What to do about it; empty where nothing needs doing."""
-
-    def table(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def examine(folder: Path = Path()) -> list[Check]:

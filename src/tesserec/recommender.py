@@ -21,8 +21,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tesserec import __version__
-from tesserec.bundle import Bundle, Contents, check_place, data_digest, publish
+from tesserec.bundle import CODE_VERSION, Bundle, Contents, check_place, data_digest, publish
 from tesserec.data.append import append_catalog, append_events
 from tesserec.data.catalog import catalog_of, read_catalog
 from tesserec.data.interactions import read_events
@@ -321,7 +320,7 @@ def _is_there(folder: Path, recipe: Recipe, interactions: Interactions, tell: Te
     except BundleError as error:
         tell(f"fitting again: {error}")
         return False
-    wanted = (recipe.digest(), data_digest(interactions), __version__)
+    wanted = (recipe.digest(), data_digest(interactions), CODE_VERSION)
     return wanted == (manifest.recipe_digest, manifest.data_digest, manifest.versions["tesserec"])
 
 

@@ -19,8 +19,7 @@ import jinja2
 import torch
 from torch import Tensor
 
-from tesserec import __version__
-from tesserec.bundle import Contents
+from tesserec.bundle import CODE_VERSION, Contents
 from tesserec.evaluation.evaluate import compare
 from tesserec.pipeline import holdout_of
 from tesserec.recipe import parse_recipe
@@ -191,7 +190,7 @@ def _system(contents: Contents) -> Json:
         "codebook_version": None if codes is None else codes.codebook_version,
         "table_revision": None if codes is None else codes.table_revision,
         "codebook_sizes": None if codes is None else list(codes.codebook_sizes),
-        "version": __version__,
+        "version": CODE_VERSION,
         "list_length": LIST_LENGTH,
     }
 

@@ -240,8 +240,8 @@ class Interactions:
     def step_E(self) -> Tensor:
         """The number of each event's step, int64 ascending over the log.
 
-        Events of one step happened together (a basket): their order means nothing. They are neighbours of one user and one
-        session, or of one time where either has no session.
+        Events of one step happened together (a basket): their order means nothing. They are neighbours of one user
+        and one session, or of one time where either has no session.
         """
         if not len(self):
             return torch.zeros(0, dtype=torch.int64)
@@ -374,7 +374,7 @@ class History:
     """[H] int64 dense item indices."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """Per-event columns [H] that are known: ``time`` (s, int64), ``step`` (basket number, int64, ascending),
-    ``positive`` (bool: false for signals such as returns), ``kind``, ``domain`` (int64 codes of the training log), ``value``."""
+    ``positive`` (bool: false for signals such as returns), ``kind``, ``domain`` (int64 codes of the log), ``value``."""
 
     def __post_init__(self) -> None:
         _check_offsets(self.offsets, len(self.items))
@@ -690,7 +690,7 @@ class HasTrainingLog(Protocol):
 
     @property
     def training_log(self) -> list[dict[str, float]]:
-        """One entry an epoch: ``epoch``, ``loss``, ``seconds`` so far and, where validated, ``validation`` (NDCG@10)."""
+        """One entry an epoch: ``epoch``, ``loss``, ``seconds`` so far; ``validation`` (NDCG@10) where validated."""
 
 
 @runtime_checkable
