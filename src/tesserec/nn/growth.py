@@ -18,7 +18,7 @@ def load_grown(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, own in module.state_dict().items():
             given = tensors.get(name)
-            if given is None or given.shape[1:] != own.shape[1:] or (own.ndim and len(given) > len(own)):
+            if given is None or not _grows_into(given.shape, own.shape):
                 shape = None if given is None else tuple(given.shape)
                 raise VersionMismatchError(
                     f"{name} is {shape} in the saved model and {tuple(own.shape)} here: fit with the same settings, "
@@ -28,3 +28,7 @@ def load_grown(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 own[: len(given)] = given
             else:
                 own.copy_(given)
+
+
+def _grows_into(given: torch.Size, own: torch.Size) -> bool:
+    return len(given) == len(own) and given[1:] == own[1:] and given[:1] <= own[:1]

@@ -43,7 +43,7 @@ class ItemEncoder(nn.Module):
         self.register_buffer("content_NF", content_NF, persistent=False)
         self.register_buffer("row_N", row_N)
         self.codes = nn.Embedding(max(sum(sizes), 1), width)
-        self.content = nn.Linear(content_NF.shape[1], width, bias=False)
+        self.content = nn.Linear(content_NF.shape[1], width, bias=False) if content_NF.shape[1] else None
         self.own = nn.Embedding(num_rows + 1, width, padding_idx=num_rows)
         nn.init.normal_(self.codes.weight, std=0.5 * width**-0.5)
         nn.init.normal_(self.own.weight, std=width**-0.5)
@@ -56,7 +56,7 @@ class ItemEncoder(nn.Module):
         vectors = self.own(torch.where(row < 0, self.own.num_embeddings - 1, row))
         if self.codes_NL.shape[1]:
             vectors = vectors + self.codes(self.codes_NL[items]).sum(-2)
-        if self.content_NF.shape[1]:
+        if self.content is not None:
             vectors = vectors + self.content(self.content_NF[items])
         return torch.as_tensor(vectors)
 

@@ -6,7 +6,6 @@ B sequences · T positions · S source positions · D features · H heads · R d
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component

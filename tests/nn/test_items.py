@@ -1,0 +1,68 @@
+import torch
+
+from tesserec.nn.items import ItemEncoder, content_levels
+from tesserec.types import SemanticIds
+
+CODES = torch.tensor([[0, 1, 0], [1, 2, 0], [1, 2, 1]])
+IDS = SemanticIds(CODES, (2, 3, 2), "test", has_digit=True)
+CONTENT = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+ROW = torch.tensor([1, -1, 0])
+
+
+def filled(encoder):
+    """The same encoder with weights that can be told apart in a sum."""
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.copy_(torch.arange(1, weight.numel() + 1).view(weight.shape))
+        encoder.own.weight[-1] = 0
+    return encoder
+
+
+def test_a_vector_is_the_sum_of_codes_content_and_own():
+    encoder = filled(ItemEncoder(IDS, CONTENT, ROW, 4))
+    codes, own, content = encoder.codes.weight, encoder.own.weight, encoder.content.weight
+    assert codes.shape == (5, 4)
+    assert own.shape == (3, 4)
+    expected = [
+        codes[0] + codes[3] + content[:, 0] + own[1],
+        codes[1] + codes[4] + 2 * content[:, 1],
+        codes[1] + codes[4] + own[0],
+    ]
+    assert torch.equal(encoder.table(), torch.stack(expected))
+    items = torch.tensor([[2, 0], [1, 1]])
+    assert torch.equal(encoder(items), encoder.table()[items])
+
+
+def test_the_collision_digit_says_nothing_of_content():
+    assert content_levels(IDS) == 2
+    without_digit = SemanticIds(CODES, (2, 3, 2), "test")
+    assert content_levels(without_digit) == 3
+    encoder = filled(ItemEncoder(without_digit, None, ROW, 4))
+    codes = encoder.codes.weight
+    assert codes.shape == (7, 4)
+    assert torch.equal(encoder.table()[1], codes[1] + codes[4] + codes[5])
+
+
+def test_parts_may_be_missing():
+    own_only = filled(ItemEncoder(None, None, ROW, 4))
+    assert own_only.content is None
+    assert torch.equal(own_only.table(), own_only.own.weight[[1, 2, 0]])
+    content_only = filled(ItemEncoder(None, CONTENT, torch.full((3,), -1), 4))
+    assert torch.equal(content_only.table(), CONTENT @ content_only.content.weight.T)
+
+
+def test_an_item_without_a_row_of_its_own_starts_and_stays_without():
+    torch.manual_seed(0)
+    encoder = ItemEncoder(IDS, None, torch.full((3,), -1), 64)
+    assert encoder.own.weight.tolist() == [[0.0] * 64]
+    encoder.table().sum().backward()
+    assert encoder.own.weight.grad.tolist() == [[0.0] * 64]
+    large = ItemEncoder(SemanticIds(CODES, (2, 300, 2), "test"), None, torch.arange(300), 64)
+    assert abs(large.own.weight[:-1].std().item() - 64**-0.5) < 0.01
+    assert abs(large.codes.weight.std().item() - 0.5 * 64**-0.5) < 0.01
+    assert not bool(large.own.weight[-1].any())
+
+
+def test_only_the_rows_are_kept_with_the_weights():
+    kept = ItemEncoder(IDS, CONTENT, ROW, 4).state_dict()
+    assert sorted(kept) == ["codes.weight", "content.weight", "own.weight", "row_N"]
