@@ -253,3 +253,17 @@ def test_an_update_of_a_system_that_knows_only_ids() -> None:
     after = before.updated(pl.concat([shop.events(range(6, 7)), sale]))
     assert after.contents.catalog.items.ids.to_pylist()[-1] == "i99"
     assert len(after.recommend(["u00"], k=30)) == 25
+
+
+def test_without_a_recipe_mosaic_is_fitted_and_takes_new_items() -> None:
+    recommender = Recommender.fit(shop.events(), shop.items())
+    assert recommender.contents.method == "mosaic"
+    assert list(recommender.contents.reports) == ["mosaic", "popularity", "personal_frequency", "cooccurrence"]
+    best = recommender.recommend(histories=[["i12", "i13"]], k=2)
+    assert set(best["item_id"]) == {"i14", "i15"}
+    recommender.add_items(pl.DataFrame({"item_id": ["i99"], "title": ["office oak shelf"]}))
+    explained = recommender.recommend(histories=[["i12", "i13", "i99"]], k=25, explain=True)
+    assert explained["item_id"].n_unique() == 25
+    assert {"title", "source", "generative", "dense"} <= set(explained.columns)
+    popular = recommender.recommend(histories=[[]], k=1, explain=True)
+    assert popular["note"].to_list() == [NO_HISTORY]

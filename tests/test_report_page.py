@@ -190,6 +190,7 @@ def test_equal_training_time_and_curves_are_shown(data: dict[str, Any]) -> None:
     text = re.sub(r"\s+", " ", Page(render(changed)).text)
     assert "† stopped after the 12 s of training steps that Cooccurrence took." in text
     assert "Popularity †" in text
+    assert "with validation" in text
     assert "Cooccurrence: validation" in text
     assert "Popularity: loss" in text
     assert "Popularity: validation" not in text, "one point is no curve"

@@ -342,7 +342,8 @@ def _judge(run: _Run, name: str, prototype: Retriever, context: FitContext) -> _
     log = retriever.training_log if isinstance(retriever, HasTrainingLog) else []
     record = MethodRecord(list(log), context.deadline_s is not None and bool(log))
     costs = {
-        "train_s": max(cost.seconds, record.training_s or 0.0),
+        "train_s": cost.seconds if record.training_s is None else record.training_s,
+        "fit_s": cost.seconds,
         "peak_rss_bytes": float(cost.peak_rss_bytes),
         "parameters": float(sum(tensor.numel() for tensor in state.tensors.values())),
     }
