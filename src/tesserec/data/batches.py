@@ -4,8 +4,11 @@ B windows · T positions, right-aligned: padding is on the left and the last eve
 basket) happened together: their order carries nothing, and a step is predicted as a set from the steps before it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,36 +17,90 @@ from tesserec.types import PAD, History, Interactions
 
 __all__ = ["Windows", "history_of", "next_step_labels", "shuffled_batches", "training_windows", "windows_of"]
 
+SECONDS_A_DAY = 86_400
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Windows:
-    """The last events of histories, [B, T] each."""
+    """Pieces of histories, [B, T] each, T the longest of them.
 
-    items_BT: Tensor
-    """Dense item indices, ``PAD`` where there is no event."""
-    steps_BT: Tensor
-    """Steps counted back from the window's last one: 0 for the last basket, 1 for the one before."""
-    days_BT: Tensor
-    """Days from the event to the window's last event, float32; 0 where times are unknown."""
-    kinds_BT: Tensor
-    """Kind codes, int64; 0 where there are no kinds."""
-    fresh_BT: Tensor
-    """Whether the event is to be learnt here: it is a positive one, and no other window shows more before it."""
+    What is kept is where each piece lies; its columns are cut from the history when they are first asked for, so that
+    the windows of a large log cost 24 bytes each, and only a batch is ever rectangular.
+    """
 
-    @property
-    def valid_BT(self) -> Tensor:
-        """Where there is an event."""
-        return self.items_BT != PAD
-
-    def take(self, rows: Tensor) -> "Windows":
-        """The windows at indices ``rows``, cut to the longest of them."""
-        length = int((self.items_BT[rows] != PAD).sum(1).max()) if len(rows) else 0
-        cut = slice(self.items_BT.shape[1] - max(length, 1), None)
-        columns = (self.items_BT, self.steps_BT, self.days_BT, self.kinds_BT, self.fresh_BT)
-        return Windows(*(column[rows][:, cut] for column in columns))
+    history: History
+    start_B: Tensor
+    """Where each window starts among the history's events, int64."""
+    end_B: Tensor
+    """Where it ends, exclusive."""
+    fresh_from_B: Tensor
+    """From where on its events are to be learnt here: no other window shows more before them."""
 
     def __len__(self) -> int:
-        return len(self.items_BT)
+        return len(self.start_B)
+
+    @property
+    def lengths_B(self) -> Tensor:
+        """Events of each window."""
+        return self.end_B - self.start_B
+
+    def take(self, rows: Tensor) -> Windows:
+        """The windows at indices ``rows``."""
+        return Windows(self.history, self.start_B[rows], self.end_B[rows], self.fresh_from_B[rows])
+
+    @cached_property
+    def items_BT(self) -> Tensor:
+        """Dense item indices, ``PAD`` where there is no event."""
+        return self._column(self.history.items, PAD)
+
+    @cached_property
+    def valid_BT(self) -> Tensor:
+        """Where there is an event."""
+        return self._positions_BT >= self.start_B[:, None]
+
+    @cached_property
+    def steps_BT(self) -> Tensor:
+        """Steps counted back from the window's last one: 0 for the last basket, 1 for the one before."""
+        step_BT = self._positions_BT
+        if "step" in self.history.columns:
+            step_BT = self._column(self.history.columns["step"], 0)
+        changed_BT = torch.ones_like(self.valid_BT)
+        changed_BT[:, 1:] = (step_BT.diff(dim=1) != 0) | ~self.valid_BT[:, :-1]
+        number_BT = (changed_BT & self.valid_BT).long().cumsum(1)
+        return (number_BT[:, -1:] - number_BT).masked_fill(~self.valid_BT, 0)
+
+    @cached_property
+    def days_BT(self) -> Tensor:
+        """Days from the event to the window's last event, float32; 0 where times are unknown."""
+        if "time" not in self.history.columns:
+            return torch.zeros(self.valid_BT.shape)
+        time_BT = self._column(self.history.columns["time"], -1)
+        return ((time_BT[:, -1:] - time_BT).clamp(min=0).float() / SECONDS_A_DAY).masked_fill(time_BT < 0, 0.0)
+
+    @cached_property
+    def kinds_BT(self) -> Tensor:
+        """Kind codes, int64; 0 where there are no kinds."""
+        kinds = self.history.columns.get("kind")
+        return torch.zeros_like(self._positions_BT) if kinds is None else self._column(kinds, 0)
+
+    @cached_property
+    def fresh_BT(self) -> Tensor:
+        """Whether the event is to be learnt here: it is a positive one, and from ``fresh_from_B`` on."""
+        fresh_BT = self.valid_BT & (self._positions_BT >= self.fresh_from_B[:, None])
+        positive = self.history.columns.get("positive")
+        return fresh_BT if positive is None else fresh_BT & self._column(positive, 0).bool()
+
+    @cached_property
+    def _positions_BT(self) -> Tensor:
+        """Where each position lies among the history's events, right-aligned."""
+        width = max(int(self.lengths_B.max()), 1) if len(self) else 1
+        return self.end_B[:, None] - width + torch.arange(width)
+
+    def _column(self, values: Tensor, padding: int) -> Tensor:
+        if not len(values):
+            return torch.full_like(self._positions_BT, padding)
+        found_BT = values[self._positions_BT.clamp(min=0)].to(torch.int64)
+        return found_BT.masked_fill_(~self.valid_BT, padding)
 
 
 def history_of(train: Interactions) -> History:
@@ -57,7 +114,7 @@ def history_of(train: Interactions) -> History:
 def windows_of(history: History, max_length: int) -> Windows:
     """The last ``max_length`` events of each history; none of them is fresh."""
     ends = history.offsets[1:]
-    return _cut(history, torch.maximum(history.offsets[:-1], ends - max_length), ends, ends)
+    return Windows(history, torch.maximum(history.offsets[:-1], ends - max_length), ends, ends)
 
 
 def training_windows(history: History, max_length: int) -> Windows:
@@ -75,7 +132,7 @@ def training_windows(history: History, max_length: int) -> Windows:
     end_W = history.offsets[row_W + 1] - nth_W * stride
     start_W = torch.maximum(history.offsets[row_W], end_W - max_length)
     is_oldest_W = nth_W == number_B[row_W] - 1
-    return _cut(history, start_W, end_W, torch.where(is_oldest_W, start_W, end_W - stride))
+    return Windows(history, start_W, end_W, torch.where(is_oldest_W, start_W, end_W - stride))
 
 
 def next_step_labels(windows: Windows) -> tuple[Tensor, Tensor]:
@@ -94,46 +151,12 @@ def next_step_labels(windows: Windows) -> tuple[Tensor, Tensor]:
 def shuffled_batches(windows: Windows, batch_size: int, generator: torch.Generator) -> Iterator[Windows]:
     """All windows once in a random order, in batches of like length (sorted inside runs of 32 batches)."""
     order = torch.randperm(len(windows), generator=generator)
-    lengths = windows.valid_BT.sum(1)
+    lengths = windows.lengths_B
     batches: list[Tensor] = []
     for run in torch.split(order, 32 * batch_size):
         batches += torch.split(run[torch.argsort(lengths[run], stable=True)], batch_size)
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield windows.take(batches[index])
-
-
-def _cut(history: History, start_W: Tensor, end_W: Tensor, fresh_W: Tensor) -> Windows:
-    """Right-aligned windows [start, end) of the history's events; events from ``fresh`` on are to be learnt."""
-    length = int((end_W - start_W).max()) if len(start_W) else 0
-    positions = end_W[:, None] - max(length, 1) + torch.arange(max(length, 1))
-    valid_BT = positions >= start_W[:, None]
-    safe_BT = positions.clamp(min=0)
-    if not len(history.items):
-        return _empty(len(start_W))
-
-    def column(name: str, default: int) -> Tensor:
-        values = history.columns.get(name)
-        return torch.full_like(safe_BT, default) if values is None else values[safe_BT].to(torch.int64)
-
-    step_BT = column("step", 0) if "step" in history.columns else safe_BT
-    changed_BT = torch.ones_like(valid_BT)
-    changed_BT[:, 1:] = (step_BT.diff(dim=1) != 0) | ~valid_BT[:, :-1]
-    number_BT = (changed_BT & valid_BT).long().cumsum(1)
-    time_BT = column("time", 0)
-    days_BT = ((time_BT[:, -1:] - time_BT).clamp(min=0).float() / 86400).masked_fill(~valid_BT | (time_BT < 0), 0.0)
-    return Windows(
-        torch.where(valid_BT, history.items[safe_BT], PAD),
-        (number_BT[:, -1:] - number_BT).masked_fill(~valid_BT, 0),
-        days_BT,
-        column("kind", 0).masked_fill(~valid_BT, 0),
-        valid_BT & (positions >= fresh_W[:, None]) & (column("positive", 1) > 0),
-    )
-
-
-def _empty(rows: int) -> Windows:
-    none = torch.full((rows, 1), PAD)
-    zero = torch.zeros_like(none)
-    return Windows(none, zero, zero.float(), zero, zero.bool())
 
 
 def _run_starts(windows: Windows) -> Tensor:
