@@ -12,6 +12,7 @@ Dimensions: S states · P pairs of state and item · U pairs of state and prefix
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -104,50 +105,77 @@ class TreeSoftmax(nn.Module):
         nn.init.normal_(self.codes.weight, std=width**-0.5)
         nn.init.zeros_(self.rows.weight)
 
-    def children_log_probs(self, level: int, states_BMD: Tensor, nodes_BM: Tensor, children_BMC: Tensor) -> Tensor:
-        """Log-probabilities [B, M, C] of the children of nodes of depth ``level``; −inf for a child of −1."""
+    def children_log_probs(
+        self,
+        level: int,
+        states_BMD: Tensor,
+        nodes_BM: Tensor,
+        children_BMC: Tensor,
+        bonus_BG: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probabilities [B, M, C] of the children of nodes of depth ``level``; −inf for a child of −1.
+
+        ``bonus_BG`` is added to the logits, a column a node of depth ``level`` + 1.
+        """
         query_BMD = self._query(level, states_BMD, nodes_BM.clamp(min=0))
         if level == 0:
             logits_BMC = (query_BMD @ F.normalize(self._vectors(0, children_BMC[0, 0]), dim=-1).T).float()
         else:
             vectors_BMCD = F.normalize(self._vectors(level, children_BMC.clamp(min=0)), dim=-1)
             logits_BMC = (vectors_BMCD @ query_BMD[..., None]).squeeze(-1).float()
-        logits_BMC = (logits_BMC * self.log_scale[level].exp()).masked_fill(children_BMC < 0, -torch.inf)
+        logits_BMC = logits_BMC * self.log_scale[level].exp()
+        if bonus_BG is not None:
+            picked_BX = bonus_BG.gather(1, children_BMC.clamp(min=0).flatten(1))
+            logits_BMC = logits_BMC + picked_BX.view(children_BMC.shape)
+        logits_BMC = logits_BMC.masked_fill(children_BMC < 0, -torch.inf)
         return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf)
 
-    def path_log_probs(self, states_SD: Tensor, state_P: Tensor, items_P: Tensor) -> Tensor:
-        """Log-probability [P] of item ``items_P`` given state ``state_P`` (an index into S), summed over levels."""
+    def path_log_probs(
+        self, states_SD: Tensor, state_P: Tensor, items_P: Tensor, bonuses: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Log-probability [P] of item ``items_P`` given state ``state_P`` (an index into S), summed over levels.
+
+        ``bonuses`` are added to the logits of each level, [S, nodes of depth level + 1].
+        """
         total_P = torch.zeros(len(items_P), device=states_SD.device)
         parent_P = torch.zeros_like(items_P)
         for level in range(self.trie.num_levels):
             child_P = self.trie.paths_NL[items_P, level]
-            total_P = total_P + self._level_log_probs(level, states_SD, state_P, parent_P, child_P)
+            bonus_SG = None if bonuses is None else bonuses[level]
+            total_P = total_P + self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG)
             parent_P = child_P
         return total_P
 
-    def _level_log_probs(
-        self, level: int, states_SD: Tensor, state_P: Tensor, parent_P: Tensor, child_P: Tensor
+    def _level_log_probs(  # noqa: PLR0917  # one step of the sum above
+        self,
+        level: int,
+        states_SD: Tensor,
+        state_P: Tensor,
+        parent_P: Tensor,
+        child_P: Tensor,
+        bonus_SG: Tensor | None,
     ) -> Tensor:
         """Each pair's log-probability of its child; every (state, parent) is worked out once."""
         size = self.trie.num_nodes(level)
         key_U, pair_P = torch.unique(state_P * size + parent_P, return_inverse=True)
-        parent_U = key_U % size
-        query_UD = self._query(level, states_SD[key_U // size], parent_U)
-        first_U = self.trie.child_offsets[level][parent_U]
-        count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
+        state_U, parent_U = key_U // size, key_U % size
+        query_UD = self._query(level, states_SD[state_U], parent_U)
         scale = self.log_scale[level].exp()
         if level == 0:
             vectors_CD = F.normalize(self._vectors(0, torch.arange(self.trie.num_nodes(1))), dim=-1)
-            log_probs_UC = ((query_UD @ vectors_CD.T).float() * scale).log_softmax(-1)
-            return log_probs_UC[pair_P, child_P]
+            logits_UC = (query_UD @ vectors_CD.T).float() * scale
+            logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
+            return logits_UC.log_softmax(-1)[pair_P, child_P]
+        first_U = self.trie.child_offsets[level][parent_U]
+        count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
         start_U = count_U.cumsum(0) - count_U
         owner_E = torch.repeat_interleave(torch.arange(len(key_U), device=key_U.device), count_U)
         child_E = torch.arange(len(owner_E), device=key_U.device) + (first_U - start_U)[owner_E]
-        vectors_ED = F.normalize(self._vectors(level, child_E), dim=-1)
-        logits_E = (query_UD[owner_E] * vectors_ED).sum(-1).float() * scale
-        # cosines are bounded, so exp(logit − scale) cannot overflow and a running maximum is not needed
-        sum_U = torch.zeros(len(key_U), device=key_U.device).index_add(0, owner_E, (logits_E - scale).exp())
-        return logits_E[start_U[pair_P] + child_P - first_U[pair_P]] - scale - sum_U.log()[pair_P]
+        logits_E = (query_UD[owner_E] * F.normalize(self._vectors(level, child_E), dim=-1)).sum(-1).float() * scale
+        logits_E = logits_E if bonus_SG is None else logits_E + bonus_SG[state_U[owner_E], child_E]
+        most_U = torch.full((len(key_U),), -torch.inf).scatter_reduce(0, owner_E, logits_E.detach(), "amax")
+        sum_U = torch.zeros(len(key_U)).index_add(0, owner_E, (logits_E - most_U[owner_E]).exp())
+        return logits_E[start_U[pair_P] + child_P - first_U[pair_P]] - (most_U + sum_U.log())[pair_P]
 
     def _query(self, level: int, states: Tensor, nodes: Tensor) -> Tensor:
         """Unit query vectors from states and the vectors of their prefixes (zero for the root)."""

@@ -1,6 +1,6 @@
 """What having had an item before adds to its score.
 
-Dimensions: B windows · T positions · S states · N items · D features.
+Dimensions: B windows · T positions · S states · N items · G groups of items · F outputs · D features.
 """
 
 from __future__ import annotations
@@ -17,34 +17,43 @@ DAYS_A_BUCKET = 4.0
 
 
 class RepeatBonus(nn.Module):
-    """bonus(s, i) = b + gate(state) + u · vector(i) + w · log Σ_events exp(a[steps ago] + c[days ago]), for items had.
+    """bonus_f(s, g) = b_f + gate_f(state) + w_f · log Σ_events exp(a[steps ago] + c[days ago]), for groups had before.
 
-    Items that the history does not hold get none. A dot product cannot learn this from few repeats a user; here it
-    is a handful of numbers shared by all items and users.
+    A group is an item, or all items below a prefix of codes; groups that the history does not touch get nothing. A dot
+    product cannot learn this from few repeats a user; here it is a handful of numbers shared by all items and users.
+    There is one output f for each softmax that the bonus is added to.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
         self.steps = nn.Parameter(torch.zeros(NUM_BUCKETS))
         self.days = nn.Parameter(torch.zeros(NUM_BUCKETS))
-        self.weight = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.full((), 2.0))
-        self.gate = nn.Linear(width, 1, bias=False)
-        self.item = nn.Linear(width, 1, bias=False)
+        self.weight = nn.Parameter(torch.ones(num_outputs))
+        self.bias = nn.Parameter(torch.full((num_outputs,), 2.0))
+        self.gate = nn.Linear(width, num_outputs, bias=False)
         nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.item.weight)
 
-    def forward(self, windows: Windows, position_S: Tensor, states_SD: Tensor, items_ND: Tensor) -> Tensor:
-        """Bonus [S, N] at flat positions b * T + t, from the events of their steps and the steps before."""
+    def strengths(self, windows: Windows, position_S: Tensor) -> tuple[Tensor, Tensor]:
+        """(items [S, T], what each adds to its group's sum [S, T]) before flat positions b * T + t.
+
+        Only events of the position's own step and of steps before it count; the others are 0.
+        """
         row_S = position_S // windows.items_BT.shape[1]
-        now_S1 = windows.steps_BT.flatten()[position_S][:, None]
-        today_S1 = windows.days_BT.flatten()[position_S][:, None]
-        ago_ST = windows.steps_BT[row_S] - now_S1
-        days_ST = (windows.days_BT[row_S] - today_S1).clamp(min=0) / DAYS_A_BUCKET
-        had_ST = (windows.valid_BT[row_S] & (ago_ST >= 0)).float()
-        strength_ST = self.steps[distance_buckets(ago_ST.clamp(min=0))] + self.days[distance_buckets(days_ST.long())]
-        zeros_SN = torch.zeros(len(position_S), len(items_ND), device=states_SD.device)
-        sum_SN = zeros_SN.scatter_add(1, windows.items_BT[row_S].clamp(min=0), strength_ST.float().exp() * had_ST)
-        level_SN = self.weight * sum_SN.clamp(min=1e-6).log() + self.bias
-        level_SN = level_SN + self.gate(states_SD).float() + self.item(items_ND).float().T
-        return torch.where(sum_SN > 0, level_SN, 0.0)
+        ago_ST = windows.steps_BT[row_S] - windows.steps_BT.flatten()[position_S][:, None]
+        days_ST = windows.days_BT[row_S] - windows.days_BT.flatten()[position_S][:, None]
+        days_ST = (days_ST.clamp(min=0) / DAYS_A_BUCKET).long()
+        had_ST = windows.valid_BT[row_S] & (ago_ST >= 0)
+        log_ST = self.steps[distance_buckets(ago_ST.clamp(min=0))] + self.days[distance_buckets(days_ST)]
+        return windows.items_BT[row_S].clamp(min=0), log_ST.exp() * had_ST
+
+    def forward(
+        self, output: int, strengths: tuple[Tensor, Tensor], group_N: Tensor | None, num_groups: int, states_SD: Tensor
+    ) -> Tensor:
+        """Bonus [S, G] for softmax ``output``; ``group_N`` is each item's group, None where items are the groups."""
+        items_ST, strength_ST = strengths
+        groups_ST = items_ST if group_N is None else group_N[items_ST]
+        zeros_SG = torch.zeros(len(items_ST), num_groups, device=states_SD.device)
+        sum_SG = zeros_SG.scatter_add(1, groups_ST, strength_ST)
+        gate_S1 = self.gate(states_SD)[:, output : output + 1].float()
+        level_SG = self.weight[output] * sum_SG.clamp(min=1e-6).log() + self.bias[output] + gate_S1
+        return torch.where(sum_SG > 0, level_SG, 0.0)

@@ -36,7 +36,7 @@ from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.cooccurrence import Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
-from tesserec.retrievers.mosaic_network import HeadsConfig, MosaicNetwork, own_rows
+from tesserec.retrievers.mosaic_network import Encoded, HeadsConfig, MosaicNetwork, own_rows
 from tesserec.retrievers.personal_frequency import PersonalFrequency
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.validation import validation_ndcg
@@ -192,41 +192,38 @@ class Mosaic:
             parts = [self._answer(network, requests.take(some), k, answer) for some in rows]
             order = torch.cat(rows).argsort()
             return _reordered(Candidates.concatenate(parts), order)
-        windows = windows_of(requests.history, self.max_length)
         with torch.no_grad():
-            states_BD = network.last_states(windows)
+            encoded = network.encode(windows_of(requests.history, self.max_length))
             if answer == "dense":
-                return top_k(network.dense_log_probs(windows, states_BD), requests, k)
+                return top_k(network.dense_log_probs(encoded), requests, k)
             if answer == "generative":
-                generated = network.generate(states_BD, requests, max(self.heads.num_beams, k), k)
+                generated = network.generate(encoded, requests, max(self.heads.num_beams, k), k)
                 return dataclasses.replace(generated, trace={})
-            items_BX, evidence_BXS = self._evidence(network, requests, windows, states_BD, k)
+            items_BX, evidence_BXS = self._evidence(network, encoded, requests, k)
         return fused(items_BX, evidence_BXS, self._weights_S, SOURCES, k)
 
-    def _evidence(
-        self, network: MosaicNetwork, requests: Requests, windows: Windows, states_BD: Tensor, k: int
-    ) -> tuple[Tensor, Tensor]:
+    def _evidence(self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
         """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
         most = max(self.heads.num_candidates, k)
         scores = [
-            network.dense_log_probs(windows, states_BD),
+            network.dense_log_probs(encoded),
             *((source.score_all(requests) + FLOOR).log() for source in (self.cooccurrence, self.personal)),
             (self.personal.popularity.probabilities(requests) + FLOOR).log(),
         ]
-        generated = network.generate(states_BD, requests, max(self.heads.num_beams, k), most)
+        generated = network.generate(encoded, requests, max(self.heads.num_beams, k), most)
         items_BX = union([generated.items_BK, *(top_k(scores_BN, requests, most).items_BK for scores_BN in scores)])
-        generative_BX = network.item_log_probs(states_BD, items_BX)
+        generative_BX = network.item_log_probs(encoded, items_BX)
         rest = [scores_BN.gather(1, items_BX.clamp(min=0)) for scores_BN in scores]
         return items_BX, torch.stack([generative_BX, *rest], -1)
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
         known = validation.take((validation.requests.history.lengths > 0).nonzero().squeeze(1))
         parts = []
-        for rows in known.requests.batches(256):
-            requests = known.requests.take(rows)
-            windows = windows_of(requests.history, self.max_length)
-            with torch.no_grad():
-                parts.append(self._evidence(network, requests, windows, network.last_states(windows), 10))
+        with torch.no_grad():
+            for rows in known.requests.batches(256):
+                requests = known.requests.take(rows)
+                encoded = network.encode(windows_of(requests.history, self.max_length))
+                parts.append(self._evidence(network, encoded, requests, 10))
         return fit_weights(parts, known.relevant, torch.tensor(PRIOR)) if parts else self._weights_S
 
 

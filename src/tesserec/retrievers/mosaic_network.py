@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -46,6 +47,17 @@ class HeadsConfig:
     """Items that each source proposes to the fusion."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What both heads need of histories."""
+
+    states_SD: Tensor
+    bonus_SN: Tensor | None
+    """What repeats add to the dense logits; None where the network has no repeats."""
+    level_bonuses: list[Tensor] | None
+    """What they add to the logits of each level of the tree, [S, nodes]."""
+
+
 class MosaicNetwork(nn.Module):
     """States of histories, and what both heads make of them."""
 
@@ -69,7 +81,7 @@ class MosaicNetwork(nn.Module):
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
-        self.repeats = RepeatBonus(config.width) if repeats else None
+        self.repeats = RepeatBonus(config.width, 1 + trie.num_levels) if repeats else None
         nn.init.zeros_(self.kinds.weight)
         nn.init.zeros_(self.ages.weight)
 
@@ -87,45 +99,57 @@ class MosaicNetwork(nn.Module):
         states: Tensor = self.trunk(x_BTD, allowed_BTT, distance_buckets(distance_BTT))
         return states
 
-    def last_states(self, windows: Windows) -> Tensor:
-        """The state after the last event of each window, [B, D]."""
-        return self.forward(windows)[:, -1]
+    def encode(self, windows: Windows, position_S: Tensor | None = None) -> Encoded:
+        """The states at flat positions b * T + t (the last event of each window where None), and their bonuses."""
+        batch, length = windows.items_BT.shape
+        if position_S is None:
+            position_S = torch.arange(1, batch + 1, device=windows.items_BT.device) * length - 1
+        states_SD = self.forward(windows).flatten(0, 1)[position_S]
+        if self.repeats is None:
+            return Encoded(states_SD, None, None)
+        trie, strengths = self.tree.trie, self.repeats.strengths(windows, position_S)
+        levels = [
+            self.repeats(1 + level, strengths, trie.paths_NL[:, level], trie.num_nodes(level + 1), states_SD)
+            for level in range(trie.num_levels)
+        ]
+        return Encoded(states_SD, self.repeats(0, strengths, None, self.num_items, states_SD), levels)
 
     def loss(self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler) -> Tensor:
         """Dense cross-entropy plus the weighted generative one; the targets of one step share a weight of 1."""
         positions_P, targets_P = next_step_labels(windows)
         position_S, state_P = torch.unique(positions_P, return_inverse=True)
-        states_SD = self.forward(windows).flatten(0, 1)[position_S]
+        encoded = self.encode(windows, position_S)
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
         items_ND = F.normalize(self.items.table(), dim=-1)
-        query_SD = F.normalize(states_SD, dim=-1) * self.log_scale.exp()
-        bonus_SN = None if self.repeats is None else self.repeats(windows, position_S, states_SD, items_ND)
-        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P, bonus_SN)
+        query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
+        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P, encoded.bonus_SN)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
-        log_probs_P = self.tree.path_log_probs(states_SD, state_P[drawn_P], targets_P[drawn_P])
+        log_probs_P = self.tree.path_log_probs(
+            encoded.states_SD, state_P[drawn_P], targets_P[drawn_P], encoded.level_bonuses
+        )
         generative = -(log_probs_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
 
-    def dense_log_probs(self, windows: Windows, states_BD: Tensor) -> Tensor:
+    def dense_log_probs(self, encoded: Encoded) -> Tensor:
         """Log-softmax of the scaled cosines with all items, and the bonus of repeats, [B, N]."""
         items_ND = F.normalize(self.items.table(), dim=-1)
-        logits_BN = (F.normalize(states_BD, dim=-1) @ items_ND.T * self.log_scale.exp()).float()
-        if self.repeats is not None:
-            length = windows.items_BT.shape[1]
-            last_B = torch.arange(len(states_BD), device=states_BD.device) * length + length - 1
-            logits_BN += self.repeats(windows, last_B, states_BD, items_ND)
+        logits_BN = (F.normalize(encoded.states_SD, dim=-1) @ items_ND.T * self.log_scale.exp()).float()
+        if encoded.bonus_SN is not None:
+            logits_BN = logits_BN + encoded.bonus_SN
         return logits_BN.log_softmax(-1)
 
-    def item_log_probs(self, states_BD: Tensor, items_BX: Tensor) -> Tensor:
+    def item_log_probs(self, encoded: Encoded, items_BX: Tensor) -> Tensor:
         """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
         rows, columns = (items_BX != PAD).nonzero(as_tuple=True)
         log_probs_BX = torch.zeros(items_BX.shape)
-        log_probs_BX[rows, columns] = self.tree.path_log_probs(states_BD, rows, items_BX[rows, columns])
+        log_probs_BX[rows, columns] = self.tree.path_log_probs(
+            encoded.states_SD, rows, items_BX[rows, columns], encoded.level_bonuses
+        )
         return log_probs_BX
 
-    def generate(self, states_BD: Tensor, requests: Requests, num_beams: int, k: int) -> Candidates:
+    def generate(self, encoded: Encoded, requests: Requests, num_beams: int, k: int) -> Candidates:
         """Items by beam search over the tree, at most ``k`` a request."""
 
         def step(  # noqa: PLR0917  # the protocol
@@ -136,8 +160,9 @@ class MosaicNetwork(nn.Module):
             children_BMC: Tensor,
             codes_BMC: Tensor,
         ) -> tuple[None, Tensor]:
-            states_BMD = states_BD[:, None].expand(-1, nodes_BM.shape[1], -1)
-            return None, self.tree.children_log_probs(level, states_BMD, nodes_BM, children_BMC)
+            states_BMD = encoded.states_SD[:, None].expand(-1, nodes_BM.shape[1], -1)
+            bonus_BG = None if encoded.level_bonuses is None else encoded.level_bonuses[level]
+            return None, self.tree.children_log_probs(level, states_BMD, nodes_BM, children_BMC, bonus_BG)
 
         trie = self.tree.trie
         mask = TrieMask.of(trie, requests)

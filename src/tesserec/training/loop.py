@@ -111,9 +111,11 @@ class _Interrupts:
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._main:
             signal.signal(signal.SIGINT, self._before)
+        if self.requested and kind is None:  # it came after the last step: not lost either
+            raise KeyboardInterrupt
 
 
 class _Run(Generic[Batch]):
@@ -214,7 +216,8 @@ class _Run(Generic[Batch]):
             raise TrainingInterrupted(f"training of {self.job.name} was stopped; no checkpoint folder was given")
         self._save()
         raise TrainingInterrupted(
-            f"training of {self.job.name} was stopped in epoch {self.epoch + 1}: {self.path} holds its state, "
+            f"training of {self.job.name} was stopped in epoch {min(self.epoch + 1, self.config.epochs)}: "
+            f"{self.path} holds its state, "
             "and the same call goes on from there"
         )
 
