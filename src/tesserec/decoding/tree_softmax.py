@@ -128,7 +128,7 @@ class TreeSoftmax(nn.Module):
             picked_BX = bonus_BG.gather(1, children_BMC.clamp(min=0).flatten(1))
             logits_BMC = logits_BMC + picked_BX.view(children_BMC.shape)
         logits_BMC = logits_BMC.masked_fill(children_BMC < 0, -torch.inf)
-        return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf)
+        return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
     def path_log_probs(
         self, states_SD: Tensor, state_P: Tensor, items_P: Tensor, bonuses: Sequence[Tensor] | None = None

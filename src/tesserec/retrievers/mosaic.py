@@ -13,6 +13,7 @@ Dimensions: B requests · T positions · P labelled pairs · S sources · X cand
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -33,17 +34,20 @@ from tesserec.decoding.trie import Trie
 from tesserec.errors import RecipeError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
-from tesserec.retrievers.cooccurrence import Cooccurrence
+from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
 from tesserec.retrievers.mosaic_network import Encoded, HeadsConfig, MosaicNetwork, own_rows
 from tesserec.retrievers.personal_frequency import PersonalFrequency
+from tesserec.training.estimate import estimate_training, few_requests, validation_ratio
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
+from tesserec.training.measure import Measured
 from tesserec.training.validation import validation_ndcg
 from tesserec.types import (
     Candidates,
     Catalog,
     ComponentState,
+    Estimate,
     FitContext,
     Holdout,
     Interactions,
@@ -96,16 +100,52 @@ class Mosaic:
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Count, train both heads, and fit the weights of the fusion on ``context.validation`` where it is given."""
-        self.cooccurrence.fit(train, catalog, context)
-        self.personal.fit(train, catalog, context)
-        network = self._new_network(train, catalog, context)
+        self._count(train, catalog, context)
+        job = self.job(train, catalog, context)
+        self.training_log = train_model(job, self.training, context)
+        if context.validation is not None:
+            self._weights_S = self._fitted_weights(require_fitted(self._network, self), context.validation)
+
+    def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
+        """Time and memory of ``fit`` with the same arguments, from a part of each of its stages."""
+        probe = dataclasses.replace(
+            self, cooccurrence=dataclasses.replace(self.cooccurrence), personal=dataclasses.replace(self.personal)
+        )
+        counting = probe.cooccurrence.estimate(train, catalog, context)
+        probe._count(train.select(torch.arange(min(len(train), CHUNK_EVENTS))), catalog, context)
+        training = estimate_training(partial(probe.job, train, catalog), self.training, context)
+        few = few_requests(context)
+        with Measured() as fusing:
+            if few.validation is not None:
+                probe._fitted_weights(require_fitted(probe._network, probe), few.validation)
+        seconds = counting.seconds + training.seconds + fusing.seconds * validation_ratio(context)
+        kept = probe.cooccurrence.pair_bytes(len(train), len(catalog))
+        return Estimate(seconds, max(counting.peak_bytes, training.peak_bytes + kept, fusing.peak_rss_bytes + kept))
+
+    def job(self, train: Interactions, catalog: Catalog, context: FitContext) -> Job[Windows]:
+        """What ``fit`` trains: a new network, which takes the place of an earlier one."""
+        network = self._network = self._new_network(train, catalog, context)
         if context.warm_start is not None:
             network.load_earlier(context.warm_start.part("network").tensors)
             self._weights_S = context.warm_start.tensors["fusion"]
-        self._network = network
-        self.training_log = train_model(self._job(network, train, context), self.training, context)
-        if context.validation is not None:
-            self._weights_S = self._fitted_weights(network, context.validation)
+        windows = training_windows(history_of(train), self.max_length)
+        sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
+        size = self.training.batch_size
+
+        def validate() -> float:
+            assert context.validation is not None
+            return validation_ndcg(lambda requests, k: self._answer(network, requests, k, "dense"), context.validation)
+
+        return Job(
+            "Mosaic",
+            network,
+            lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_step_labels(b)[0])),
+            -(-len(windows) // size),
+            lambda batch: network.loss(batch, self.heads, sampler),
+            None if context.validation is None else validate,
+            settings_of(self) | {"windows": len(windows), "items": network.num_items},
+            lambda batch: batch.items_BT.numel(),
+        )
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow, with the weighted log-evidence of each source as trace.
@@ -133,8 +173,14 @@ class Mosaic:
         """The inverse of ``state``; items added since are reached through their codes and content."""
         self.cooccurrence.restore(state.part("cooccurrence"), catalog, context)
         self.personal.restore(state.part("personal"), catalog, context)
+        semantic_ids = _semantic_ids(context)
         self._network = MosaicNetwork.restored(
-            state.part("network").tensors, self.model, _semantic_ids(context), _content(context), len(catalog)
+            state.part("network").tensors,
+            self.model,
+            semantic_ids,
+            self._trie(semantic_ids),
+            _content(context),
+            len(catalog),
         )
         self._weights_S = state.tensors["fusion"]
 
@@ -146,7 +192,7 @@ class Mosaic:
         semantic_ids = _semantic_ids(context)
         counts_N = train.positives().item_counts()
         least, most = self.rows.min_events, self.rows.max_rows
-        trie = Trie.build(semantic_ids, counts_N)
+        trie = self._trie(semantic_ids)
         nodes = NodeRows.chosen(trie, semantic_ids.codebook_sizes, counts_N, least, most)
         with seeded(context.seed):
             return MosaicNetwork(
@@ -158,26 +204,16 @@ class Mosaic:
                 nodes,
                 len(train.kinds),
                 repeats=self._num_negatives(len(catalog)) is None and _repeat_share(train) > 0.01,
+                scale=self.heads.scale,
             )
 
-    def _job(self, network: MosaicNetwork, train: Interactions, context: FitContext) -> Job[Windows]:
-        windows = training_windows(history_of(train), self.max_length)
-        sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
-        size = self.training.batch_size
+    def _trie(self, semantic_ids: SemanticIds) -> Trie:
+        """The trie of a table; popular items of a bucket come first."""
+        return Trie.build(semantic_ids, self.cooccurrence.popularity.state().tensors["score"])
 
-        def validate() -> float:
-            assert context.validation is not None
-            return validation_ndcg(lambda requests, k: self._answer(network, requests, k, "dense"), context.validation)
-
-        return Job(
-            "Mosaic",
-            network,
-            lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_step_labels(b)[0])),
-            -(-len(windows) // size),
-            lambda batch: network.loss(batch, self.heads, sampler),
-            None if context.validation is None else validate,
-            settings_of(self) | {"windows": len(windows), "items": network.num_items},
-        )
+    def _count(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
+        self.cooccurrence.fit(train, catalog, context)
+        self.personal.fit(train, catalog, context)
 
     def _num_negatives(self, num_items: int) -> int | None:
         return self.heads.num_negatives or (4096 if num_items > 50_000 else None)

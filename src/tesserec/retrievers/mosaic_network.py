@@ -19,11 +19,12 @@ from tesserec.data.batches import Windows, next_step_labels
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.errors import VersionMismatchError
 from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
-from tesserec.nn.transformer import NUM_BUCKETS, TransformerConfig, Trunk, distance_buckets
+from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
 __all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
@@ -76,14 +77,12 @@ class MosaicNetwork(nn.Module):
         super().__init__()
         self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
-        self.ages = nn.Embedding(NUM_BUCKETS, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
         self.repeats = RepeatBonus(config.width, 1 + trie.num_levels) if repeats else None
         nn.init.zeros_(self.kinds.weight)
-        nn.init.zeros_(self.ages.weight)
 
     @property
     def num_items(self) -> int:
@@ -170,18 +169,18 @@ class MosaicNetwork(nn.Module):
         return beams_to_items(beams, trie, requests, k)
 
     @classmethod
-    def restored(
+    def restored(  # noqa: PLR0917  # as above
         cls,
         tensors: Mapping[str, Tensor],
         config: TransformerConfig,
         semantic_ids: SemanticIds,
+        trie: Trie,
         content_NF: Tensor | None,
         num_items: int,
     ) -> MosaicNetwork:
         """The network of a state dict, for a catalog of at least the items that it was trained with."""
         row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
         nodes = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
-        trie = Trie.build(semantic_ids)
         network = cls(
             config,
             semantic_ids,
@@ -196,8 +195,17 @@ class MosaicNetwork(nn.Module):
         return network.eval()
 
     def load_earlier(self, tensors: Mapping[str, Tensor]) -> None:
-        """Start from another fit's weights: those of every item and prefix with an own vector in both."""
+        """Start from another fit's weights: those of every item and prefix with an own vector in both.
+
+        Raises ``VersionMismatchError`` for a fit of other settings, or of a larger catalog. A fit that saw no repeats
+        says nothing of them.
+        """
         own = self.state_dict()
+        if len(tensors["items.row_N"]) > self.num_items:
+            raise VersionMismatchError(
+                f"the earlier fit knows {len(tensors['items.row_N'])} items and the catalog has {self.num_items}: "
+                "a warm start needs the same items in the same order, new ones at the end"
+            )
         earlier_N, now_N = tensors["items.row_N"], self.items.row_N[: len(tensors["items.row_N"])]
         both_N = (earlier_N >= 0) & (now_N >= 0)
         vectors = own["items.own.weight"].clone()
@@ -205,6 +213,8 @@ class MosaicNetwork(nn.Module):
         nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
         rows = nodes.moved(NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"]), tensors["tree.rows.weight"])
         kept = {name: own[name] for name in ("items.row_N", "tree.row_depth", "tree.row_key")}
+        if "repeats.weight" not in tensors:
+            kept |= {name: value for name, value in own.items() if name.startswith("repeats.")}
         load_grown(self, {**tensors, **kept, "items.own.weight": vectors, "tree.rows.weight": rows})
 
 

@@ -1,0 +1,242 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tesserec.decoding.beam_search import beam_search
+from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax, prefix_keys
+from tesserec.decoding.trie import Trie
+from tesserec.testing.decoding import random_semantic_ids
+from tesserec.types import SemanticIds
+
+SIZES = (2, 3, 2)
+# Nodes of depth 2: (0 0) 0 · (0 2) 1 · (1 1) 2; of depth 3: an item each.
+CODES = [[0, 0, 0], [0, 0, 1], [0, 2, 0], [1, 1, 0], [1, 1, 1]]
+COUNTS = torch.tensor([5, 3, 2, 1, 4])
+D = 6
+
+
+def trie_of(codes, sizes=SIZES):
+    return Trie.build(SemanticIds(torch.tensor(codes), sizes, "test"))
+
+
+TRIE = trie_of(CODES)
+
+
+def rows_of(least, most):
+    rows = NodeRows.chosen(TRIE, SIZES, COUNTS, least, most)
+    return list(zip(rows.depth_R.tolist(), rows.key_R.tolist(), strict=True))
+
+
+def softmax_of(trie, sizes, rows, scale=3.0, seed=0):
+    """A model whose vectors are all drawn at random."""
+    torch.manual_seed(seed)
+    model = TreeSoftmax(trie, sizes, rows, D, scale)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.codes.weight)
+        torch.nn.init.normal_(model.rows.weight)
+        model.rows.weight[-1] = 0
+        model.log_scale += torch.arange(len(sizes)) / 4
+    return model
+
+
+def by_hand(model, codes, sizes, scale=3.0, bonus=lambda prefix: 0.0):
+    """A function from states to log-probabilities [S, N], from dictionaries of prefixes."""
+    tuples = [tuple(row) for row in codes]
+    own = {}
+    for row, (depth, key) in enumerate(zip(model.row_depth.tolist(), model.row_key.tolist(), strict=True)):
+        radices = [math.prod(sizes[level + 1 : depth]) for level in range(depth)]
+        own[tuple(key // radix % size for radix, size in zip(radices, sizes, strict=False))] = model.rows.weight[row]
+
+    def vector(prefix):
+        nearest = next((own[prefix[:n]] for n in range(len(prefix), 0, -1) if prefix[:n] in own), torch.zeros(D))
+        return model.codes.weight[sum(sizes[: len(prefix) - 1]) + prefix[-1]] + nearest
+
+    def log_probs(states_SD):
+        total_SN = torch.zeros(len(states_SD), len(tuples))
+        for level in range(len(sizes)):
+            for item, whole in enumerate(tuples):
+                above = whole[:level]
+                children = sorted({t[: level + 1] for t in tuples if t[:level] == above})
+                prefix_SD = torch.zeros_like(states_SD) if level == 0 else vector(above).expand_as(states_SD)
+                query_SD = states_SD + model.mixers[level](torch.cat([states_SD, prefix_SD], 1))
+                cosines = [F.cosine_similarity(query_SD, vector(child)[None]) for child in children]
+                logits_SC = torch.stack(cosines, 1) * scale * torch.tensor(level / 4).exp()
+                logits_SC = logits_SC + torch.tensor([bonus(child) for child in children])
+                total_SN[:, item] += logits_SC.log_softmax(1)[:, children.index(whole[: level + 1])]
+        return total_SN
+
+    return log_probs
+
+
+def all_pairs(model, states_SD, num_items, bonuses=None):
+    state_P = torch.arange(len(states_SD)).repeat_interleave(num_items)
+    items_P = torch.arange(num_items).repeat(len(states_SD))
+    return model.path_log_probs(states_SD, state_P, items_P, bonuses).view(len(states_SD), num_items)
+
+
+def step_of(model, states_BD, bonuses=None):
+    def step(cache, level, parents_BM, nodes_BM, children_BMC, codes_BMC):
+        states_BMD = states_BD[:, None].expand(-1, nodes_BM.shape[1], -1)
+        bonus_BG = None if bonuses is None else bonuses[level]
+        return None, model.children_log_probs(level, states_BMD, nodes_BM, children_BMC, bonus_BG)
+
+    return step
+
+
+# Which prefixes have vectors.
+
+
+def test_keys_are_prefixes_in_mixed_radix():
+    assert [keys.tolist() for keys in prefix_keys(TRIE, SIZES)] == [[0, 1], [0, 2, 4], [0, 1, 4, 8, 9]]
+
+
+def test_prefixes_with_enough_targets_are_chosen_most_frequent_first():
+    assert rows_of(3, 100) == [(2, 0), (2, 4), (3, 0), (3, 1), (3, 9)]
+    assert rows_of(4, 100) == [(2, 0), (2, 4), (3, 0), (3, 9)]
+    assert rows_of(1, 3) == [(2, 0), (2, 4), (3, 0)]
+    assert rows_of(1, 2) == [(2, 0), (2, 4)]
+    assert rows_of(9, 2) == rows_of(1, 0) == []
+    one_level = NodeRows.chosen(trie_of([[0], [1]], (2,)), (2,), torch.tensor([9, 9]), 1, 9)
+    assert one_level.depth_R.tolist() == one_level.key_R.tolist() == []
+    assert one_level.key_R.dtype == torch.int64
+
+
+def test_a_node_without_a_row_has_that_of_its_nearest_ancestor():
+    rows = NodeRows(torch.tensor([3, 2, 2]), torch.tensor([0, 4, 0]))
+    found = [row.tolist() for row in rows.of_nodes(TRIE, SIZES)]
+    assert found == [[3, 3], [2, 3, 1], [0, 2, 3, 1, 1]]
+    none = NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 0)
+    assert [row.tolist() for row in none.of_nodes(TRIE, SIZES)] == [[0, 0], [0] * 3, [0] * 5]
+
+
+def test_rows_are_found_again_in_a_larger_table():
+    rows = NodeRows(torch.tensor([2, 3]), torch.tensor([4, 9]))
+    grown = trie_of([[0, 1, 0], *CODES, [1, 0, 0], [1, 2, 1]])
+    assert [row.tolist() for row in rows.of_nodes(grown, SIZES)] == [
+        [2, 2],
+        [2, 2, 2, 2, 0, 2],
+        [2, 2, 2, 2, 2, 0, 1, 2],
+    ]
+
+
+def test_vectors_move_to_the_rows_of_the_same_prefixes():
+    earlier = NodeRows(torch.tensor([2, 2, 3]), torch.tensor([0, 4, 4]))
+    later = NodeRows(torch.tensor([2, 2, 3]), torch.tensor([2, 4, 0]))
+    vectors = torch.tensor([[1.0], [2.0], [3.0], [0.0]])
+    assert later.moved(earlier, vectors).tolist() == [[0], [2], [0], [0]]
+    assert earlier.moved(earlier, vectors).tolist() == vectors.tolist()
+
+
+# Probabilities.
+
+
+@pytest.mark.parametrize("most", [0, 3, 100])
+def test_path_log_probs_are_those_worked_out_by_hand(most):
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, most))
+    states_SD = torch.randn(3, D)
+    expected = by_hand(model, CODES, SIZES)(states_SD)
+    torch.testing.assert_close(all_pairs(model, states_SD, 5), expected)
+    assert expected.exp().sum(1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    picked = model.path_log_probs(states_SD, torch.tensor([2, 0, 2, 2]), torch.tensor([4, 1, 4, 0]))
+    torch.testing.assert_close(picked, expected[[2, 0, 2, 2], [4, 1, 4, 0]])
+
+
+@pytest.mark.parametrize("scale", [0.5, 300.0])
+def test_random_tables_sum_to_one_and_equal_the_beam_search(scale):
+    sizes = (4, 3, 5)
+    generator = torch.Generator().manual_seed(4)
+    drawn = random_semantic_ids(40, sizes, generator).codes_NL
+    codes = torch.unique(drawn, dim=0)[torch.randperm(len(torch.unique(drawn, dim=0)), generator=generator)]
+    trie = Trie.build(SemanticIds(codes, sizes, "test"))
+    num_items = len(codes)
+    model = softmax_of(trie, sizes, NodeRows.chosen(trie, sizes, torch.ones(num_items), 2, 10), scale)
+    states_BD = torch.randn(4, D)
+    found_BN = all_pairs(model, states_BD, num_items)
+    assert found_BN.exp().sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+    torch.testing.assert_close(found_BN, by_hand(model, codes.tolist(), sizes, scale)(states_BD), rtol=1e-4, atol=1e-3)
+    beams = beam_search(step_of(model, states_BD), None, trie, num_requests=4, num_beams=num_items + 1)
+    assert bool((beams.leaves_BM[:, -1] == -1).all())
+    leaf_N = trie.paths_NL[:, -1]
+    by_leaf_BN = torch.empty_like(found_BN)
+    by_leaf_BN[:, leaf_N] = found_BN
+    searched = by_leaf_BN.gather(1, beams.leaves_BM[:, :-1])
+    torch.testing.assert_close(beams.log_probs_BM[:, :-1], searched, rtol=1e-4, atol=1e-3)
+
+
+def test_bonuses_of_nodes_are_added_to_their_logits():
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 3))
+    prefixes = [sorted({tuple(row[:depth]) for row in CODES}) for depth in (1, 2, 3)]
+    states_BD = torch.randn(2, D)
+    bonuses = [torch.randn(2, len(nodes)) for nodes in prefixes]
+    found_BN = all_pairs(model, states_BD, 5, bonuses)
+    for row in range(2):
+        extra = {p: v for nodes, b in zip(prefixes, bonuses, strict=True) for p, v in zip(nodes, b[row], strict=True)}
+        expected = by_hand(model, CODES, SIZES, bonus=lambda prefix, extra=extra: float(extra[prefix]))
+        torch.testing.assert_close(found_BN[row], expected(states_BD[row][None])[0])
+    beams = beam_search(step_of(model, states_BD, bonuses), None, TRIE, num_requests=2, num_beams=5)
+    torch.testing.assert_close(beams.log_probs_BM, found_BN.gather(1, beams.leaves_BM))
+
+
+def test_an_untrained_child_is_its_parent_and_its_code():
+    """Only (0 0) has a vector: both its children use it, and nothing else is moved by it."""
+    model = softmax_of(TRIE, SIZES, NodeRows(torch.tensor([2]), torch.tensor([0])))
+    assert model.codes.weight.shape == (7, D)
+    states_SD = torch.randn(1, D)
+    with torch.no_grad():
+        before = all_pairs(model, states_SD, 5)
+        query = F.normalize(states_SD + model.mixers[2](torch.cat([states_SD, vectors(model, 2, [0])], 1)), dim=1)
+        row = model.rows.weight[0]
+        children = F.normalize(model.codes.weight[[5, 6]] + row, dim=1)
+        by_hand = (query @ children.T * model.log_scale[2].exp()).log_softmax(1)
+        assert (before[0, 0] - before[0, 1]).item() == pytest.approx((by_hand[0, 0] - by_hand[0, 1]).item(), rel=1e-4)
+        model.rows.weight[0] += torch.randn(D)
+        after = all_pairs(model, states_SD, 5)
+    assert torch.equal(after[0, 3:], before[0, 3:])
+    assert not torch.isclose(after[0, 0] - after[0, 1], before[0, 0] - before[0, 1], atol=1e-4)
+
+
+def vectors(model, depth, nodes):
+    """Code and row of depth-2 nodes (0 0), (0 2), (1 1) of a model with one row, for (0 0)."""
+    assert depth == 2
+    code = torch.tensor([2, 4, 3])[nodes]
+    row = torch.tensor([0, 1, 1])[nodes]
+    return model.codes.weight[code] + model.rows.weight[row]
+
+
+def test_each_level_is_a_softmax_over_the_children_that_exist():
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    nodes_BM = torch.tensor([[0, 1, 2, -1]])
+    children_BMC, _ = TRIE.children(2, nodes_BM)
+    assert children_BMC.tolist() == [[[0, 1], [2, -1], [3, 4], [-1, -1]]]
+    found = model.children_log_probs(2, torch.randn(1, 4, D), nodes_BM, children_BMC)
+    assert found[0, 1].tolist() == [0.0, -torch.inf]
+    assert found[0, 3].tolist() == [-torch.inf] * 2
+    assert found[0, [0, 2]].exp().sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_a_new_model_knows_codes_only():
+    torch.manual_seed(0)
+    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100), 64, 20.0)
+    assert not bool(model.rows.weight.any())
+    assert model.rows.weight.shape == (9, 64)
+    assert abs(model.codes.weight.std().item() - 1 / 8) < 0.02
+    assert model.log_scale.exp().tolist() == pytest.approx([20.0] * 3)
+    kept = model.state_dict()
+    assert kept["row_depth"].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
+    assert kept["row_key"].tolist() == [0, 2, 4, 0, 1, 4, 8, 9]
+
+
+def test_a_random_target_is_learnt():
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 2), scale=10.0)
+    states_SD = torch.randn(5, D)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    items = torch.tensor([4, 2, 0, 3, 1])
+    for _ in range(60):
+        loss = -model.path_log_probs(states_SD, torch.arange(5), items).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all_pairs(model, states_SD, 5).argmax(1).tolist() == items.tolist()
+    assert not bool(model.rows.weight[-1].any())
