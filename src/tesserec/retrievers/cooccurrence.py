@@ -34,7 +34,17 @@ from tesserec.retrievers.evidence import (
     steps_ago,
 )
 from tesserec.retrievers.popularity import Popularity
-from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests, as_numpy
+from tesserec.training.measure import Measured
+from tesserec.types import (
+    Candidates,
+    Catalog,
+    ComponentState,
+    Estimate,
+    FitContext,
+    Interactions,
+    Requests,
+    as_numpy,
+)
 
 __all__ = ["Cooccurrence"]
 
@@ -44,6 +54,8 @@ CHUNK_EVENTS = 2**19
 """Events whose pairs are in memory at once."""
 MAX_PAIRS = 2**27
 """Distinct pairs (1 GiB) beyond which only four times the final neighbours are kept while counting goes on."""
+PAIR_BYTES = 8
+"""A column and a weight."""
 
 
 @component
@@ -77,18 +89,25 @@ class Cooccurrence:
         """Count the pairs of positive events, in time O(E · window)."""
         events = train.positives()
         num_items = len(catalog)
-        weights = _counted(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32), num_items)
-        for first, second, value in self._pairs(events):
-            chunk = _counted(first, second, value, num_items)
-            weights = weights + chunk + self.reverse * chunk.T.tocsr()
-            if weights.nnz > MAX_PAIRS:
-                weights = _strongest(weights, 4 * self.num_neighbors)
-        weights = _strongest(weights, self.num_neighbors)
+        weights = _strongest(self._counted_pairs(events, num_items), self.num_neighbors)
         count_N = np.bincount(as_numpy(events.item_E), minlength=num_items)
         divisor_N = (np.maximum(count_N, 1) ** self.normalization).astype(np.float32)
         weights.data /= np.repeat(divisor_N, np.diff(weights.indptr))
         self.popularity.fit(train, catalog, context)
         self._weights = weights
+
+    def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
+        """Time of ``fit`` from that of its first events; memory as if no pair came twice."""
+        sample = train.select(torch.arange(min(len(train), CHUNK_EVENTS)))
+        probe = dataclasses.replace(self, popularity=dataclasses.replace(self.popularity))
+        with Measured() as cost:
+            probe.fit(sample, catalog, context)
+        seconds = cost.seconds * len(train) / max(len(sample), 1)
+        return Estimate(seconds, cost.peak_rss_bytes + 2 * self.pair_bytes(len(train), len(catalog)))
+
+    def pair_bytes(self, num_events: int, num_items: int) -> int:
+        """Bytes of all pairs of so many events, at most."""
+        return PAIR_BYTES * min(2 * self.window * num_events, num_items**2, MAX_PAIRS)
 
     def score_all(self, requests: Requests) -> Tensor:
         """(1 − back_off) · probability + back_off · popularity share, [B, N] float32 in [0, 1]."""
@@ -121,6 +140,23 @@ class Cooccurrence:
         self.popularity.restore(state.part("popularity"), catalog, context)
         self._weights = sparse_from_state(state.part("pairs"), len(catalog))
 
+    def _counted_pairs(self, events: Interactions, num_items: int) -> sp.csr_matrix:
+        """The weights of all pairs; sums of like size are added, so that each pair is copied a few times only."""
+        shape = num_items, num_items
+        none = np.zeros(0, np.int32)
+        sums = [sp.csr_matrix((np.zeros(0, np.float32), (none, none)), shape=shape)]
+        for first, second, value in self._pairs(events):
+            chunk = sp.csr_matrix((value, (first, second)), shape=shape)
+            sums.append(chunk + self.reverse * chunk.T.tocsr())
+            while len(sums) > 1 and sums[-2].nnz <= 2 * sums[-1].nnz:
+                sums.append(self._bounded(sums.pop() + sums.pop()))
+        while len(sums) > 1:
+            sums.append(self._bounded(sums.pop() + sums.pop()))
+        return sums[0]
+
+    def _bounded(self, weights: sp.csr_matrix) -> sp.csr_matrix:
+        return _strongest(weights, 4 * self.num_neighbors) if weights.nnz > MAX_PAIRS else weights
+
     def _pairs(self, events: Interactions) -> Iterator[tuple[Array, Array, Array]]:
         """Chunks of pairs: the earlier items, the later ones and their weights."""
         user_E, item_E = as_numpy(events.user_E), as_numpy(events.item_E)
@@ -136,22 +172,14 @@ class Cooccurrence:
             yield np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
 
 
-def _counted(first: Array, second: Array, value: Array, num_items: int) -> sp.csr_matrix:
-    """Pairs as a sparse [N, N] matrix; equal ones add up."""
-    return sp.csr_matrix((value, (first, second)), shape=(num_items, num_items))
-
-
 def _strongest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
-    """The ``limit`` largest entries of each row, the lower column first among equals."""
-    long_N = np.diff(matrix.indptr) > limit
-    if not long_N.any():
-        return matrix
-    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    entry = np.flatnonzero(long_N[row])
-    entry = entry[np.lexsort((matrix.indices[entry], -matrix.data[entry], row[entry]))]
-    starts = np.flatnonzero(np.r_[True, np.diff(row[entry]) != 0])
-    rank = np.arange(len(entry)) - np.repeat(starts, np.diff(np.r_[starts, len(entry)]))
-    kept = matrix.copy()
-    kept.data[entry[rank >= limit]] = 0
-    kept.eliminate_zeros()
-    return kept
+    """``matrix`` with the ``limit`` largest entries of each row, the lower column first among equals; in place."""
+    for row in np.flatnonzero(np.diff(matrix.indptr) > limit):
+        values = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]]
+        least = np.partition(values, -limit)[-limit]
+        equal = np.flatnonzero(values == least)
+        room = limit - np.count_nonzero(values > least)
+        values[values < least] = 0
+        values[equal[room:]] = 0
+    matrix.eliminate_zeros()
+    return matrix

@@ -12,6 +12,7 @@ Dimensions: B requests · T positions · P labelled positions · N items · D fe
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -24,9 +25,10 @@ from tesserec.nn.growth import load_grown
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.transformer import TransformerConfig, Trunk
 from tesserec.retrievers.evidence import require_fitted
+from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.validation import validation_ndcg
-from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
+from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitContext, Interactions, Requests
 
 __all__ = ["SASRec"]
 
@@ -69,10 +71,17 @@ class SASRec:
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Train on the positive events of every user."""
+        self.training_log = train_model(self.job(train, catalog, context), self.training, context)
+
+    def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
+        """Time and memory of ``fit`` with the same arguments, from a few steps of another network."""
+        return estimate_training(partial(dataclasses.replace(self).job, train, catalog), self.training, context)
+
+    def job(self, train: Interactions, catalog: Catalog, context: FitContext) -> Job[Windows]:
+        """What ``fit`` trains: a new network, which takes the place of an earlier one."""
         events = train.positives()
         with seeded(context.seed):
-            self._network = _Network(self.model, len(catalog), self.max_length)
-        network = self._network
+            network = self._network = _Network(self.model, len(catalog), self.max_length)
         if context.warm_start is not None:
             load_grown(network, context.warm_start.tensors)
         windows = training_windows(history_of(events), self.max_length)
@@ -90,7 +99,7 @@ class SASRec:
             return validation_ndcg(self.retrieve, context.validation)
 
         size = self.training.batch_size
-        job = Job(
+        return Job(
             "SASRec",
             network,
             lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_event_labels(b)[0])),
@@ -98,8 +107,8 @@ class SASRec:
             loss,
             validate if context.validation is not None else None,
             settings_of(self) | {"windows": len(windows), "items": len(catalog)},
+            lambda batch: batch.items_BT.numel(),
         )
-        self.training_log = train_model(job, self.training, context)
 
     def score_all(self, requests: Requests) -> Tensor:
         """Dot products of the last state with every item, [B, N]; all zero without a history."""

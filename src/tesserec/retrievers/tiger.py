@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -29,6 +30,7 @@ from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
 from tesserec.nn.transformer import TransformerConfig, TransformerLayer, Trunk
 from tesserec.retrievers.evidence import require_fitted
+from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.validation import validation_ndcg
 from tesserec.types import (
@@ -36,6 +38,7 @@ from tesserec.types import (
     Candidates,
     Catalog,
     ComponentState,
+    Estimate,
     FitContext,
     History,
     Interactions,
@@ -43,11 +46,11 @@ from tesserec.types import (
     SemanticIds,
 )
 
-__all__ = ["TIGER"]
+__all__ = ["TIGER", "Examples"]
 
 
 @dataclass(frozen=True)
-class _Examples:
+class Examples:
     """Histories and what followed them."""
 
     items_BH: Tensor
@@ -106,7 +109,7 @@ class _Network(nn.Module):
         states: Tensor = self.norm(x)
         return states
 
-    def loss(self, examples: _Examples) -> Tensor:
+    def loss(self, examples: Examples) -> Tensor:
         """Mean token cross-entropy over levels and examples."""
         codes_BL = self.codes_NL[examples.target_B]
         states = self.write(self.encode(examples.items_BH, examples.user_B), codes_BL[:, None, :-1])[:, 0]
@@ -160,15 +163,22 @@ class TIGER:
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Train on every prefix of every user's positive events."""
-        network = self._build(context)
+        self.training_log = train_model(self.job(train, catalog, context), self.training, context)
+
+    def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
+        """Time and memory of ``fit`` with the same arguments, from a few steps of another network."""
+        return estimate_training(partial(dataclasses.replace(self).job, train, catalog), self.training, context)
+
+    def job(self, train: Interactions, catalog: Catalog, context: FitContext) -> Job[Examples]:
+        """What ``fit`` trains: a new network, which takes the place of an earlier one."""
+        network = self._network = self._build(context)
         if context.warm_start is not None:
             load_grown(network, context.warm_start.tensors)
-        self._network = network
         history = history_of(train.positives())
         ends = (torch.arange(len(history.items)) > history.offsets[:-1][history.rows]).nonzero().squeeze(1)
         size = self.training.batch_size
 
-        def batches(generator: torch.Generator) -> Iterator[_Examples]:
+        def batches(generator: torch.Generator) -> Iterator[Examples]:
             for chosen in torch.split(ends[torch.randperm(len(ends), generator=generator)], size):
                 yield self._examples(history, chosen)
 
@@ -176,7 +186,7 @@ class TIGER:
             assert context.validation is not None
             return validation_ndcg(self.retrieve, context.validation)
 
-        job = Job(
+        return Job(
             "TIGER",
             network,
             batches,
@@ -184,8 +194,8 @@ class TIGER:
             network.loss,
             None if context.validation is None else validate,
             settings_of(self) | {"examples": len(ends), "items": len(catalog)},
+            lambda examples: examples.items_BH.numel(),
         )
-        self.training_log = train_model(job, self.training, context)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` most probable items that a beam finds among those that the filters allow."""
@@ -216,12 +226,12 @@ class TIGER:
         with seeded(context.seed):
             return _Network(self.model, context.semantic_ids, trie, self.max_length, self.num_user_tokens)
 
-    def _examples(self, history: History, ends: Tensor) -> _Examples:
+    def _examples(self, history: History, ends: Tensor) -> Examples:
         user_B = history.rows[ends] if len(ends) else ends
         positions_BH = ends[:, None] - torch.arange(self.max_length, 0, -1)
         items_BH = history.items[positions_BH.clamp(min=0)]
         items_BH = items_BH.masked_fill(positions_BH < history.offsets[user_B][:, None], PAD)
-        return _Examples(items_BH, user_B % self.num_user_tokens, history.items[ends])
+        return Examples(items_BH, user_B % self.num_user_tokens, history.items[ends])
 
     def _retrieve(self, network: _Network, requests: Requests, k: int) -> Candidates:
         windows = windows_of(requests.history.positives(), self.max_length)

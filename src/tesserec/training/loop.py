@@ -6,6 +6,7 @@ seed and epoch only, and the generator that dropout draws from is part of the ch
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,7 +32,7 @@ from tesserec.training.checkpoint import (
 )
 from tesserec.types import FitContext
 
-__all__ = ["Job", "TrainingConfig", "seeded", "train_model"]
+__all__ = ["Job", "TrainingConfig", "seeded", "step_seconds", "train_model"]
 
 Batch = TypeVar("Batch")
 
@@ -78,6 +79,8 @@ class Job(Generic[Batch]):
     """Higher is better; the weights of the best epoch are kept. None: those of the last."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What tells this run from others in a checkpoint: settings of the model, size of the data."""
+    positions: Callable[[Batch], int] = lambda batch: 1
+    """What the time of a batch grows with: its positions, padding included."""
 
 
 @contextmanager
@@ -96,6 +99,15 @@ def train_model(job: Job[Batch], config: TrainingConfig, context: FitContext) ->
     """
     with seeded(context.seed), _Interrupts() as interrupts:
         return _Run(job, config, context, interrupts).run()
+
+
+def step_seconds(job: Job[Batch], config: TrainingConfig, context: FitContext, batches: Iterable[Batch]) -> list[float]:
+    """Seconds of a training step on each batch; ``job.module`` is trained by them, nothing is kept on disk."""
+    context = dataclasses.replace(context, checkpoint_folder=None)
+    with seeded(context.seed):
+        run = _Run(job, config, context, _Interrupts())
+        job.module.train()
+        return [run.time_step(batch) for batch in batches]
 
 
 class _Interrupts:
@@ -149,9 +161,7 @@ class _Run(Generic[Batch]):
         for number, batch in enumerate(self.job.batches(generator)):
             if number < self.step:
                 continue
-            start = time.perf_counter()
-            self._take_step(batch)
-            self.seconds += time.perf_counter() - start
+            self.seconds += self.time_step(batch)
             self.step += 1
             done = self.epoch + self.step / self.job.num_batches
             note = f"loss {self.loss_sum / self.step:.3f}"
@@ -162,6 +172,12 @@ class _Run(Generic[Batch]):
                 self._save()
             if self._late():
                 break
+
+    def time_step(self, batch: Batch) -> float:
+        """Take a step; returns its seconds."""
+        start = time.perf_counter()
+        self._take_step(batch)
+        return time.perf_counter() - start
 
     def _take_step(self, batch: Batch) -> None:
         for group in self.optimizer.param_groups:
