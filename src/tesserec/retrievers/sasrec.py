@@ -42,10 +42,13 @@ class _Network(nn.Module):
         nn.init.normal_(self.items.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
 
-    def forward(self, windows: Windows) -> Tensor:
-        """States [B, T, D]; positions count from the end of the window."""
+    def forward(self, windows: Windows, num_targets: int = 0) -> Tensor:
+        """States [B, T, D]; positions count from the last event that is read.
+
+        In training the window's last event is a target only, ``num_targets`` 1: its state is not for use.
+        """
         length = windows.items_BT.shape[1]
-        from_end_T = torch.arange(length - 1, -1, -1, device=windows.items_BT.device)
+        from_end_T = torch.arange(length - 1, -1, -1, device=windows.items_BT.device).sub(num_targets).clamp(min=0)
         x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.items.embedding_dim**0.5 + self.positions(from_end_T)
         causal_TT = torch.ones(length, length, dtype=torch.bool, device=x_BTD.device).tril()
         states: Tensor = self.trunk(x_BTD, causal_TT & windows.valid_BT[:, None, :])
@@ -84,12 +87,12 @@ class SASRec:
             network = self._network = _Network(self.model, len(catalog), self.max_length)
         if context.warm_start is not None:
             load_grown(network, context.warm_start.tensors)
-        windows = training_windows(history_of(events), self.max_length)
+        windows = training_windows(history_of(events), self.max_length + 1)
         sampler = NegativeSampler(events.item_counts(), self.num_negatives)
 
         def loss(batch: Windows) -> Tensor:
             positions, targets_P = next_event_labels(batch)
-            states_PD = network(batch).flatten(0, 1)[positions]
+            states_PD = network(batch, num_targets=1).flatten(0, 1)[positions]
             return sampled_softmax_loss(
                 states_PD, network.items.weight, torch.arange(len(targets_P)), targets_P, sampler
             )
