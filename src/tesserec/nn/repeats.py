@@ -15,6 +15,9 @@ __all__ = ["RepeatBonus"]
 
 DAYS_A_BUCKET = 4.0
 
+SPEED = 10.0
+"""What the few numbers here are multiplied by, so that AdamW's steps, made for vectors, move them fast enough."""
+
 
 class RepeatBonus(nn.Module):
     """bonus_f(s, g) = b_f + gate_f(state) + w_f · log Σ_events exp(a[steps ago] + c[days ago]), for groups had before.
@@ -28,8 +31,8 @@ class RepeatBonus(nn.Module):
         super().__init__()
         self.steps = nn.Parameter(torch.zeros(NUM_BUCKETS))
         self.days = nn.Parameter(torch.zeros(NUM_BUCKETS))
-        self.weight = nn.Parameter(torch.ones(num_outputs))
-        self.bias = nn.Parameter(torch.full((num_outputs,), 2.0))
+        self.weight = nn.Parameter(torch.full((num_outputs,), 1 / SPEED))
+        self.bias = nn.Parameter(torch.full((num_outputs,), 2 / SPEED))
         self.gate = nn.Linear(width, num_outputs, bias=False)
         nn.init.zeros_(self.gate.weight)
 
@@ -44,7 +47,7 @@ class RepeatBonus(nn.Module):
         days_ST = (days_ST.clamp(min=0) / DAYS_A_BUCKET).long()
         had_ST = windows.valid_BT[row_S] & (ago_ST >= 0)
         log_ST = self.steps[distance_buckets(ago_ST.clamp(min=0))] + self.days[distance_buckets(days_ST)]
-        return windows.items_BT[row_S].clamp(min=0), log_ST.exp() * had_ST
+        return windows.items_BT[row_S].clamp(min=0), (SPEED * log_ST).exp() * had_ST
 
     def forward(
         self, output: int, strengths: tuple[Tensor, Tensor], group_N: Tensor | None, num_groups: int, states_SD: Tensor
@@ -55,5 +58,5 @@ class RepeatBonus(nn.Module):
         zeros_SG = torch.zeros(len(items_ST), num_groups, device=states_SD.device)
         sum_SG = zeros_SG.scatter_add(1, groups_ST, strength_ST)
         gate_S1 = self.gate(states_SD)[:, output : output + 1].float()
-        level_SG = self.weight[output] * sum_SG.clamp(min=1e-6).log() + self.bias[output] + gate_S1
+        level_SG = SPEED * self.weight[output] * sum_SG.clamp(min=1e-6).log() + SPEED * self.bias[output] + gate_S1
         return torch.where(sum_SG > 0, level_SG, 0.0)
