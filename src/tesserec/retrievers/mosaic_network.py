@@ -206,16 +206,18 @@ class MosaicNetwork(nn.Module):
                 f"the earlier fit knows {len(tensors['items.row_N'])} items and the catalog has {self.num_items}: "
                 "a warm start needs the same items in the same order, new ones at the end"
             )
-        earlier_N, now_N = tensors["items.row_N"], self.items.row_N[: len(tensors["items.row_N"])]
-        both_N = (earlier_N >= 0) & (now_N >= 0)
-        vectors = own["items.own.weight"].clone()
-        vectors[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
-        nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
-        rows = nodes.moved(NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"]), tensors["tree.rows.weight"])
-        kept = {name: own[name] for name in ("items.row_N", "tree.row_depth", "tree.row_key")}
+        names = ("items.row_N", "items.own.weight", "tree.row_depth", "tree.row_key", "tree.rows.weight")
+        kept = {name: own[name] for name in names}
         if "repeats.weight" not in tensors:
             kept |= {name: value for name, value in own.items() if name.startswith("repeats.")}
-        load_grown(self, {**tensors, **kept, "items.own.weight": vectors, "tree.rows.weight": rows})
+        load_grown(self, {**tensors, **kept})
+        earlier_N, now_N = tensors["items.row_N"], self.items.row_N[: len(tensors["items.row_N"])]
+        both_N = (earlier_N >= 0) & (now_N >= 0)
+        nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
+        earlier = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
+        with torch.no_grad():
+            self.items.own.weight[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
+            self.tree.rows.weight.copy_(nodes.moved(earlier, tensors["tree.rows.weight"]))
 
 
 def own_rows(counts_N: Tensor, least: int, most: int) -> Tensor:

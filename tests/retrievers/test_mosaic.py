@@ -1,0 +1,480 @@
+import copy
+import dataclasses
+import signal
+from typing import ClassVar
+
+import pytest
+import torch
+
+from tesserec.data.batches import history_of, next_step_labels, training_windows, windows_of
+from tesserec.errors import RecipeError, TrainingInterrupted, VersionMismatchError
+from tesserec.nn.losses import NegativeSampler
+from tesserec.nn.transformer import TransformerConfig
+from tesserec.retrievers.fusion import fit_weights
+from tesserec.retrievers.mosaic import PRIOR, SOURCES, HeadsConfig, Mosaic, RowsConfig
+from tesserec.retrievers.mosaic_network import own_rows
+from tesserec.testing.data import baskets, catalog_of_size, chain, interactions_of, requests_of
+from tesserec.testing.retriever_contract import RetrieverContract
+from tesserec.training.loop import TrainingConfig
+from tesserec.types import PAD, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
+
+EVERY = [[[item]] for item in range(12)]
+NEXT = [(item + 1) % 12 for item in range(12)]
+MODES = ["fused", "generative", "dense"]
+
+
+def ids(num_items=12, bucket=1):
+    """Item ``i`` is (i % 3, i // 3 % 5, 0); with ``bucket`` 2, items 2 n and 2 n + 1 share the tuple of n."""
+    number = torch.arange(num_items) // bucket
+    codes_NL = torch.stack([number % 3, number // 3 % 5, torch.zeros_like(number)], 1)
+    return SemanticIds(codes_NL, (3, 5, 2), "planted", has_digit=True)
+
+
+def given(num_items=12, **context):
+    content_ND = torch.sin(torch.arange(num_items * 4.0)).view(num_items, 4)
+    return FitContext(
+        **({"seed": 3, "semantic_ids": ids(num_items), "embeddings": ItemEmbeddings(content_ND, "test")} | context)
+    )
+
+
+def tiny(epochs=1, **settings):
+    model = TransformerConfig(width=16, num_layers=1, dropout=0.0)
+    training = TrainingConfig(epochs=epochs, batch_size=8, learning_rate=0.02)
+    heads = HeadsConfig(num_beams=12, num_candidates=12, scale=10.0)
+    return Mosaic(**({"model": model, "max_length": 8, "heads": heads, "training": training} | settings))
+
+
+def fitted(train, context=None, **settings):
+    retriever = tiny(**settings)
+    retriever.fit(train, catalog_of_size(len(train.items)), context or given(len(train.items)))
+    return retriever
+
+
+def answers(retriever, mode, histories, k=1, **filters):
+    """The lists of a fitted retriever in another mode."""
+    other = copy.copy(retriever)
+    other.answer = mode
+    return other.retrieve(requests_of(histories, **filters), k)
+
+
+class MosaicContract(RetrieverContract):
+    """The contract, with one fit for all tests of a class."""
+
+    fits: ClassVar = {}
+    answer = "fused"
+    bucket = 1
+
+    def context(self, catalog):
+        return given(len(catalog), semantic_ids=ids(len(catalog), self.bucket))
+
+    def fitted(self):
+        key = self.answer, self.bucket
+        if key not in self.fits:
+            self.fits[key] = super().fitted()
+        return copy.deepcopy(self.fits[key])
+
+    def test_the_same_seed_gives_the_same_lists(self):
+        self.fits.clear()
+        super().test_state_and_restore_give_the_same_lists()
+        first = self.fitted().state()
+        self.fits.clear()
+        second = self.fitted().state()
+        assert all(torch.equal(value, second.tensors[name]) for name, value in first.tensors.items())
+
+
+class TestFused(MosaicContract):
+    make = tiny
+
+
+class TestGenerative(MosaicContract):
+    answer = "generative"
+
+    @staticmethod
+    def make():
+        return tiny(answer="generative")
+
+
+class TestDense(MosaicContract):
+    answer = "dense"
+
+    @staticmethod
+    def make():
+        return tiny(answer="dense")
+
+
+class TestBuckets(MosaicContract):
+    answer = "generative"
+    bucket = 2
+
+    @staticmethod
+    def make():
+        return tiny(answer="generative")
+
+
+# What it learns.
+
+
+@pytest.fixture(scope="module")
+def chained():
+    return fitted(chain()[0], epochs=12)
+
+
+@pytest.fixture(scope="module")
+def repeating():
+    return fitted(baskets()[0], epochs=12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_chain_is_learnt(chained, mode):
+    assert answers(chained, mode, EVERY).items_BK[:, 0].tolist() == NEXT
+    losses = [entry["loss"] for entry in chained.training_log]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_baskets_and_repeats_are_learnt(repeating, mode):
+    """A pair is followed by the next one, and the third pair by the first again."""
+    histories = [[[2, 3]], [[8, 9], [10, 11]], [[4, 5], [6, 7], [8, 9]], [[10, 11], [0, 1], [2, 3]]]
+    found = answers(repeating, mode, histories, k=2).items_BK.sort(1).values
+    assert found.tolist() == [[4, 5], [0, 1], [4, 5], [10, 11]]
+
+
+def test_there_is_a_bonus_only_where_there_are_repeats(chained, repeating):
+    assert chained._network.repeats is None
+    assert repeating._network.repeats is not None
+    sampled = fitted(baskets()[0], epochs=0, heads=HeadsConfig(num_negatives=5))
+    assert sampled._network.repeats is None
+    few = interactions_of([[[item % 101] for item in range(102)]], 101)
+    assert fitted(few, given(101), epochs=0)._network.repeats is None
+    more = interactions_of([[[item % 98] for item in range(100)]], 98)
+    assert fitted(more, given(98), epochs=0)._network.repeats is not None
+
+
+@pytest.mark.parametrize(
+    "heads", [HeadsConfig(num_negatives=6, scale=10.0), HeadsConfig(generative_weight=0.0, scale=10.0)]
+)
+def test_a_chain_is_learnt_from_samples_and_without_the_generative_loss(heads):
+    retriever = fitted(chain()[0], epochs=12, heads=heads)
+    assert answers(retriever, "dense", EVERY).items_BK[:, 0].tolist() == NEXT
+
+
+def test_codes_alone_will_do():
+    retriever = fitted(chain()[0], given(embeddings=None), epochs=12, rows=RowsConfig(min_events=1000))
+    assert "network.items.content.weight" not in retriever.state().tensors
+    assert len(retriever._network.tree.row_key) == 0
+    assert answers(retriever, "fused", EVERY).items_BK[:, 0].tolist() == NEXT
+
+
+# Answers.
+
+
+def test_generation_equals_exhaustive_search(repeating):
+    histories = [[[0, 1], [2, 3]], [[4, 5]], [[6, 7], [8], [6, 7]]]
+    found = answers(repeating, "generative", histories, k=12)
+    network = repeating._network
+    with torch.no_grad():
+        encoded = network.encode(windows_of(requests_of(histories).history, 8))
+        every_BN = network.item_log_probs(encoded, torch.arange(12).repeat(3, 1))
+    torch.testing.assert_close(found.scores_BK, every_BN.sort(1, descending=True).values)
+    torch.testing.assert_close(every_BN.gather(1, found.items_BK), found.scores_BK)
+    assert every_BN.exp().sum(1).tolist() == pytest.approx([1] * 3, abs=1e-5)
+    assert found.trace == {}
+    padded = network.item_log_probs(encoded, torch.tensor([[PAD, 3], [PAD, PAD], [1, PAD]]))
+    assert padded.tolist() == [[0, every_BN[0, 3]], [0, 0], [every_BN[2, 1], 0]]
+
+
+def test_dense_scores_are_log_probabilities_of_all_items(repeating):
+    found = answers(repeating, "dense", EVERY, k=12)
+    assert found.scores_BK.exp().sum(1).tolist() == pytest.approx([1] * 12, abs=1e-5)
+
+
+def test_a_fused_score_is_the_weighted_evidence_of_all_sources(repeating):
+    histories = [[[0, 1], [2, 3]], [[4, 5]]]
+    found = answers(repeating, "fused", histories, k=12)
+    assert found.sources == tuple(found.trace) == SOURCES
+    torch.testing.assert_close(sum(found.trace.values()), found.scores_BK)
+    requests = requests_of(histories)
+    expected = {
+        "generative": answers(repeating, "generative", histories, k=12),
+        "dense": answers(repeating, "dense", histories, k=12),
+    }
+    for name, weight in zip(SOURCES, PRIOR, strict=True):
+        if name in expected:
+            scores_BN = torch.empty(2, 12).scatter(1, expected[name].items_BK, expected[name].scores_BK)
+        elif name == "popularity":
+            scores_BN = (repeating.personal.popularity.probabilities(requests) + 1e-7).log()
+        else:
+            scores_BN = (getattr(repeating, name).score_all(requests) + 1e-7).log()
+        torch.testing.assert_close(found.trace[name], weight * scores_BN.gather(1, found.items_BK))
+
+
+def test_lists_are_full_though_each_source_proposes_little():
+    retriever = fitted(baskets()[0], epochs=1, heads=HeadsConfig(num_beams=1, num_candidates=1))
+    assert bool((answers(retriever, "fused", EVERY, k=12).items_BK != PAD).all())
+    assert bool((answers(retriever, "generative", EVERY, k=12).items_BK != PAD).all())
+    # Each of five sources proposes one item, and at least one of them another than the best.
+    one = retriever._evidence(retriever._network, *_encoded(retriever, EVERY), 1)[0]
+    assert one.shape == (12, 5)
+
+
+def _encoded(retriever, histories):
+    requests = requests_of(histories)
+    with torch.no_grad():
+        return retriever._network.encode(windows_of(requests.history, 8)), requests
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_a_history_popular_items_are_proposed(mode):
+    log = interactions_of([[[5], [7], [5]], [[5], [7], [2]]], 8)
+    retriever = fitted(log, epochs=1)
+    found = answers(retriever, mode, [[[1]], [], [[2]], []], k=3)
+    popular = retriever.cooccurrence.popularity.retrieve(requests_of([[]]), 3)
+    assert popular.items_BK.tolist() == [[5, 7, 2]]
+    assert found.items_BK[[1, 3]].tolist() == [[5, 7, 2]] * 2
+    torch.testing.assert_close(found.scores_BK[[1, 3]], popular.scores_BK.repeat(2, 1))
+    for row, history in ((0, [[1]]), (2, [[2]])):
+        alone = answers(retriever, mode, [history], k=3)
+        assert found.items_BK[row].tolist() == alone.items_BK[0].tolist()
+        torch.testing.assert_close(found.scores_BK[row], alone.scores_BK[0])
+    if mode == "fused":
+        assert found.source_BK[[1, 3]].tolist() == [[-1] * 3] * 2
+        assert bool((found.source_BK[[0, 2]] >= 0).all())
+        assert [found.trace[name][1].tolist() for name in SOURCES] == [[0] * 3] * 5
+        assert bool(found.trace["dense"][2].any())
+    else:
+        assert found.source_BK is None
+        assert found.trace == {}
+
+
+def test_many_requests_are_answered_in_batches(chained):
+    histories = [EVERY[n % 12] for n in range(300)]
+    found = chained.retrieve(requests_of(histories), 2)
+    few = chained.retrieve(requests_of(EVERY), 2)
+    assert found.items_BK.tolist() == [few.items_BK[n % 12].tolist() for n in range(300)]
+    torch.testing.assert_close(found.scores_BK[288:], few.scores_BK)
+
+
+# Steps.
+
+
+def test_the_order_within_an_earlier_basket_means_nothing(repeating):
+    for mode in ("dense", "generative"):
+        found = answers(repeating, mode, [[[0, 1], [2, 3]]], k=12)
+        swapped = answers(repeating, mode, [[[1, 0], [2, 3]]], k=12)
+        assert found.items_BK[0, :2].tolist() == swapped.items_BK[0, :2].tolist()
+        torch.testing.assert_close(found.scores_BK, swapped.scores_BK)
+        later = answers(repeating, mode, [[[2, 3], [0, 1]]], k=12)
+        assert not torch.allclose(found.scores_BK, later.scores_BK, atol=0.01)
+
+
+def test_what_is_learnt_in_a_window_is_what_a_request_gets(repeating):
+    """The state and bonuses after each basket of a window are those of a request that ends there."""
+    history = [[0, 1], [4], [2, 3], [0, 5]]
+    network = repeating._network
+    with torch.no_grad():
+        whole = network.encode(windows_of(requests_of([history]).history, 8), torch.tensor([1, 2, 4]))
+        for row, end in enumerate((1, 2, 3)):
+            part = network.encode(windows_of(requests_of([history[:end]]).history, 8))
+            torch.testing.assert_close(whole.states_SD[row], part.states_SD[0])
+            torch.testing.assert_close(whole.bonus_SN[row], part.bonus_SN[0])
+            for ours, theirs in zip(whole.level_bonuses, part.level_bonuses, strict=True):
+                torch.testing.assert_close(ours[row], theirs[0])
+
+
+def test_the_loss_is_that_of_both_heads_and_a_step_weighs_one(repeating):
+    log = interactions_of([[[0], [1, 2, 3], [4]], [[5, 6], [7]]], 12)
+    windows = training_windows(history_of(log), 8)
+    positions_P, targets_P = next_step_labels(windows)
+    weights_P = torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 1])
+    assert targets_P.tolist() == [1, 2, 3, 4, 7]
+    network, sampler = repeating._network, NegativeSampler(log.item_counts(), None)
+    encoded = network.encode(windows, positions_P)
+    dense_P = -network.dense_log_probs(encoded)[torch.arange(5), targets_P]
+    paths_P = -network.item_log_probs(encoded, targets_P[:, None])[:, 0]
+    dense = (dense_P * weights_P).sum() / 3
+    whole = network.loss(windows, HeadsConfig(generative_weight=0.25), sampler)
+    torch.testing.assert_close(whole, dense + 0.25 * (paths_P * weights_P).sum() / 3)
+    torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler), dense)
+    torch.manual_seed(5)
+    drawn = int(torch.randperm(5)[0])
+    torch.manual_seed(5)
+    one = network.loss(windows, HeadsConfig(generative_weight=1.0, max_pairs=1), sampler)
+    torch.testing.assert_close(one, dense + paths_P[drawn])
+
+
+def test_kinds_are_told_apart():
+    log, _ = chain(num_users=8)
+    kinds = {"kind_E": torch.arange(len(log)) % 2, "kinds": ("buy", "return"), "positive_kinds": ("buy",)}
+    retriever = fitted(dataclasses.replace(log, **kinds), epochs=2)
+    requests = requests_of([[[1], [2]], [[1], [2]]])
+    columns = {**requests.history.columns, "kind": torch.tensor([0, 0, 0, 1])}
+    told = dataclasses.replace(requests, history=dataclasses.replace(requests.history, columns=columns))
+    found = dataclasses.replace(retriever, answer="dense")
+    found._network = retriever._network
+    scores_BK = found.retrieve(told, 12).scores_BK
+    assert not torch.allclose(scores_BK[0], scores_BK[1])
+    assert torch.equal(scores_BK[0], found.retrieve(requests, 12).scores_BK[0])
+
+
+# Settings of the network.
+
+
+def test_the_most_frequent_items_have_rows_of_their_own():
+    counts_N = torch.tensor([4, 9, 5, 0, 5, 7])
+    assert own_rows(counts_N, 5, 100).tolist() == [-1, 0, 1, -1, 2, 3]
+    assert own_rows(counts_N, 5, 3).tolist() == [-1, 0, 1, -1, -1, 2]
+    assert own_rows(counts_N, 6, 3).tolist() == [-1, 0, -1, -1, -1, 1]
+    assert own_rows(counts_N, 1, 0).tolist() == [-1] * 6
+
+
+def test_rows_and_scale_are_as_set():
+    log = interactions_of([[[0], [1], [0], [3]], [[0], [1], [3]]], 12)
+    network = fitted(log, epochs=0, rows=RowsConfig(min_events=2, max_rows=2), heads=HeadsConfig(scale=7.0))._network
+    assert network.items.row_N.tolist() == [0, 1] + [-1] * 10
+    # (0 0) has 3 events below it and (0 1), of item 3, has 2, as has (1 0); deeper ones come after.
+    assert list(zip(network.tree.row_depth.tolist(), network.tree.row_key.tolist(), strict=True)) == [(2, 0), (3, 0)]
+    assert network.log_scale.exp().item() == pytest.approx(7)
+    assert network.tree.log_scale.exp().tolist() == pytest.approx([7] * 3)
+
+
+def test_a_large_catalog_is_sampled():
+    assert tiny()._num_negatives(50_000) is None
+    assert tiny()._num_negatives(50_001) == 4096
+    assert tiny(heads=HeadsConfig(num_negatives=7))._num_negatives(10) == 7
+
+
+def test_settings():
+    made = Mosaic()
+    assert (made.max_length, made.answer, made.model) == (128, "fused", TransformerConfig())
+    assert (made.rows.min_events, made.rows.max_rows) == (5, 200_000)
+    heads = made.heads
+    assert (heads.scale, heads.generative_weight, heads.max_pairs) == (20.0, 0.5, 1024)
+    assert (heads.num_negatives, heads.num_beams, heads.num_candidates) == (None, 50, 100)
+
+
+def test_without_semantic_ids_it_says_what_to_add():
+    train, catalog = chain()
+    with pytest.raises(RecipeError, match=r"^Mosaic generates Semantic IDs and was given none: add a \[semantic_ids\]"):
+        tiny().fit(train, catalog, FitContext())
+
+
+# Validation.
+
+
+def test_the_weights_of_the_fusion_are_fitted_on_the_validation_requests():
+    train, _ = chain()
+    holdout = Holdout(requests_of([*EVERY, []]), Ragged.of([[item] for item in [*NEXT, 3]]))
+    retriever = fitted(train, given(validation=holdout), epochs=4)
+    found_S = retriever.state().tensors["fusion"]
+    known = holdout.take(torch.arange(12))
+    encoded, requests = _encoded(retriever, EVERY)
+    with torch.no_grad():
+        parts = [retriever._evidence(retriever._network, encoded, requests, 10)]
+    torch.testing.assert_close(found_S, fit_weights(parts, known.relevant, torch.tensor(PRIOR)))
+    assert [0 <= entry["validation"] <= 1 for entry in retriever.training_log] == [True] * 4
+    assert float(found_S.sum()) == pytest.approx(1)
+
+
+def test_without_any_known_history_the_weights_stay():
+    holdout = Holdout(requests_of([[]]), Ragged.of([[3]]))
+    retriever = fitted(chain()[0], given(validation=holdout))
+    assert retriever.state().tensors["fusion"].tolist() == pytest.approx(list(PRIOR))
+
+
+# Growing, going on.
+
+
+@pytest.mark.parametrize("mode", ["generative", "dense"])
+def test_a_new_item_is_reached_through_its_codes(mode):
+    """Item 12 arrives with the codes of item 5 and no vector of its own: it is proposed where 5 is."""
+    retriever = fitted(chain()[0], given(embeddings=None), epochs=12, rows=RowsConfig(min_events=1000))
+    codes_NL = torch.cat([ids().codes_NL, torch.tensor([[2, 1, 1]])])
+    retriever.add_items(
+        catalog_of_size(13),
+        given(13, semantic_ids=SemanticIds(codes_NL, (3, 5, 2), "x", has_digit=True), embeddings=None),
+    )
+    found = answers(retriever, mode, EVERY, k=2).items_BK.tolist()
+    assert [items[0] for row, items in enumerate(found) if row != 4] == NEXT[:4] + NEXT[5:]
+    assert 12 in found[4]
+    assert answers(retriever, mode, [[[4]]], excluded=[[5]]).items_BK.tolist() == [[12]]
+
+
+def test_a_warm_start_knows_what_it_knew_in_a_larger_catalog(chained):
+    train = dataclasses.replace(chain()[0], items=catalog_of_size(14).items)
+    later = fitted(train, given(14, warm_start=chained.state()), epochs=0)
+    assert later.state().tensors["fusion"] is chained.state().tensors["fusion"]
+    assert answers(later, "dense", EVERY).items_BK[:, 0].tolist() == NEXT
+    old = answers(chained, "dense", EVERY, k=12)
+    new = answers(later, "dense", EVERY, k=12, available=[True] * 12 + [False] * 2)
+    torch.testing.assert_close(new.scores_BK.diff(), old.scores_BK.diff(), rtol=1e-4, atol=1e-4)
+    cold = fitted(train, given(14), epochs=0)
+    assert answers(cold, "dense", EVERY).items_BK[:, 0].tolist() != NEXT
+
+
+def test_a_warm_start_moves_rows_to_where_they_are_now(chained):
+    """The later log has no events of item 0 and more of item 1: rows are numbered anew, vectors follow their items."""
+    log = interactions_of([[[1], [2], [3]], [[1], [4]]] * 5, 12)
+    later = fitted(log, given(warm_start=chained.state()), epochs=0)
+    earlier, now = chained._network, later._network
+    assert earlier.items.row_N.tolist() == list(range(12))
+    assert now.items.row_N.tolist() == [-1, 0, 1, 2, 3] + [-1] * 7
+    assert torch.equal(now.items.own.weight, earlier.items.own.weight[[1, 2, 3, 4, 12]])
+    place = {pair: row for row, pair in enumerate(zip(*_prefixes(earlier), strict=True))}
+    rows = [place[pair] for pair in zip(*_prefixes(now), strict=True)]
+    assert len(rows) == 8
+    assert torch.equal(now.tree.rows.weight[:-1], earlier.tree.rows.weight[rows])
+    assert torch.equal(now.kinds.weight, earlier.kinds.weight)
+
+
+def _prefixes(network):
+    return network.tree.row_depth.tolist(), network.tree.row_key.tolist()
+
+
+def test_a_warm_start_may_be_the_first_to_see_repeats(chained):
+    later = fitted(baskets()[0], given(warm_start=chained.state()), epochs=0)
+    fresh = fitted(baskets()[0], epochs=0)
+    assert torch.equal(later._network.repeats.bias, fresh._network.repeats.bias)
+    assert torch.equal(later._network.items.codes.weight, chained._network.items.codes.weight)
+    back = fitted(chain()[0], given(warm_start=later.state()), epochs=0)
+    assert back._network.repeats is None
+
+
+def test_a_warm_start_of_another_catalog_or_shape_is_refused(chained):
+    message = r"^the earlier fit knows 12 items and the catalog has 10: a warm start needs the same items"
+    with pytest.raises(VersionMismatchError, match=message):
+        fitted(chain(10)[0], given(10, warm_start=chained.state()))
+    with pytest.raises(
+        VersionMismatchError, match=r"items.codes.weight is \(8, 16\) in the saved model and \(8, 8\) here"
+    ):
+        fitted(chain()[0], given(warm_start=chained.state()), model=TransformerConfig(width=8, num_layers=1))
+
+
+def test_popular_items_of_a_bucket_come_first_also_after_a_restore():
+    log = interactions_of([[[1], [5], [3]], [[1], [5], [3], [3]], [[5], [0]]], 6)
+    context = given(6, semantic_ids=ids(6, bucket=2))
+    retriever = fitted(log, context, epochs=2, answer="generative")
+    restored = tiny(answer="generative")
+    restored.restore(retriever.state(), catalog_of_size(6), context)
+    for each in (retriever, restored):
+        items = each.retrieve(requests_of([[[1]]]), 6).items_BK[0].tolist()
+        assert all(items.index(odd) < items.index(odd - 1) for odd in (1, 3, 5))
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_state(tmp_path):
+    train, catalog = baskets()
+    calls = []
+
+    def progress(task, done, total, note=""):
+        calls.append(task)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    context = given(checkpoint_folder=tmp_path, progress=progress)
+    retriever = tiny(epochs=2)
+    with pytest.raises(TrainingInterrupted, match=r"training of Mosaic was stopped in epoch 2: .*Mosaic\.safetensors"):
+        retriever.fit(train, catalog, context)
+    resumed = fitted(train, context, epochs=2).state().tensors
+    expected = fitted(train, epochs=2).state().tensors
+    assert set(calls) == {"train Mosaic"}
+    assert len(calls) == 6
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
