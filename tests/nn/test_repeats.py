@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tesserec.data.batches import windows_of
-from tesserec.nn.repeats import RepeatBonus
+from tesserec.nn.repeats import SPEED, RepeatBonus
 from tesserec.testing.data import DAY_S
 from tesserec.types import History
 
@@ -21,12 +21,10 @@ def bonus():
     """a[0] = ln 2, a[1] = ln 3, a[2] = ln 5; c = ln 7 at 8 … 11 days, ln 11 at 100 days, ln 13 nowhere in the log."""
     module = RepeatBonus(2, 2)
     with torch.no_grad():
-        module.steps[:3] = torch.tensor([2.0, 3.0, 5.0]).log()
-        module.days[2] = math.log(7)
-        module.days[17] = math.log(11)
-        module.days[18] = math.log(13)
-        module.weight.copy_(torch.tensor([0.5, 0.25]))
-        module.bias.copy_(torch.tensor([4.0, 3.0]))
+        module.steps[:3] = torch.tensor([2.0, 3.0, 5.0]).log() / SPEED
+        module.days[[2, 17, 18]] = torch.tensor([7.0, 11.0, 13.0]).log() / SPEED
+        module.weight.copy_(torch.tensor([0.5, 0.25]) / SPEED)
+        module.bias.copy_(torch.tensor([4.0, 3.0]) / SPEED)
         module.gate.weight.copy_(torch.tensor([[10.0, 20.0], [30.0, 40.0]]))
     return module
 
