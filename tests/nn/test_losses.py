@@ -22,7 +22,7 @@ def test_the_full_softmax_equals_cross_entropy(num_negatives):
     states_SD, items_ND = parts()
     sampler = NegativeSampler(COUNTS, num_negatives)
     logits_PN = (states_SD @ items_ND.T)[STATE_P]
-    found = sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, sampler)
+    found = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, sampler)
     torch.testing.assert_close(found, F.cross_entropy(logits_PN, TARGETS_P))
 
 
@@ -32,24 +32,24 @@ def test_weights_and_bonus():
     bonus_SN = torch.arange(S * N).view(S, N) / 10.0
     logits_PN = (states_SD @ items_ND.T + bonus_SN)[STATE_P]
     expected = (F.cross_entropy(logits_PN, TARGETS_P, reduction="none") * weights_P).sum() / 4.5
-    found = sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, sampler, weights_P, bonus_SN)
+    found = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, sampler, weights_P, bonus_SN)
     torch.testing.assert_close(found, expected)
     one = NegativeSampler(COUNTS, 1)
     torch.manual_seed(5)
-    mean = sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, one)
+    mean = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, one)
     torch.manual_seed(5)
     torch.testing.assert_close(
-        sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, one, torch.full((4,), 2.0)), mean
+        sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, one, torch.full((4,), 2.0)), mean
     )
 
 
 def test_many_samples_come_near_the_full_softmax():
     states_SD, items_ND = parts()
-    full = sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, NegativeSampler(COUNTS, None))
+    full = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, NegativeSampler(COUNTS, None))
     sampler = NegativeSampler(COUNTS, None)
     sampler.num_negatives = 200_000
     torch.manual_seed(0)
-    found = sampled_softmax_loss(states_SD, items_ND, STATE_P, TARGETS_P, sampler)
+    found = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, sampler)
     assert float(found) == pytest.approx(float(full), abs=0.01)
 
 
@@ -59,9 +59,19 @@ def test_a_drawn_item_is_corrected_and_a_drawn_target_left_out(monkeypatch):
     monkeypatch.setattr(sampler, "draw", lambda: torch.tensor([0, 0, 2]))
     assert sampler.log_q_N.exp().tolist() == pytest.approx([8 / 37, 1 / 37, 27 / 37, 1 / 37])
     items_ND = torch.tensor([[1.0], [2.0], [3.0], [0.0]])
-    found = sampled_softmax_loss(torch.ones(1, 1), items_ND, torch.tensor([0]), torch.tensor([2]), sampler)
+    found = sampled_softmax_loss(torch.ones(1, 1), items_ND.__getitem__, torch.tensor([0]), torch.tensor([2]), sampler)
     negatives = 2 * math.e / (3 * 8 / 37)
     assert float(found) == pytest.approx(math.log(math.exp(3) + negatives) - 3, rel=1e-5)
+
+
+def test_a_sample_of_nothing_but_the_target_teaches_nothing(monkeypatch):
+    sampler = NegativeSampler(torch.tensor([15, 0, 80, 0]), 2)
+    monkeypatch.setattr(sampler, "draw", lambda: torch.tensor([2, 2]))
+    items_ND = torch.tensor([[1.0], [2.0], [3.0], [0.0]], requires_grad=True)
+    found = sampled_softmax_loss(torch.ones(1, 1), items_ND.__getitem__, torch.tensor([0]), torch.tensor([2]), sampler)
+    found.backward()
+    assert float(found) == 0
+    assert items_ND.grad.tolist() == [[0.0]] * 4
 
 
 def test_items_are_drawn_by_count_to_the_power_of_three_quarters():

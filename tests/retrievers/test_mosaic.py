@@ -188,6 +188,21 @@ def test_dense_scores_are_log_probabilities_of_all_items(repeating):
     assert found.scores_BK.exp().sum(1).tolist() == pytest.approx([1] * 12, abs=1e-5)
 
 
+def test_vectors_of_items_are_kept_until_training_goes_on(repeating):
+    network = copy.deepcopy(repeating._network)
+    with torch.no_grad():
+        kept_ND = network.all_units()
+        assert network.all_units() is kept_ND
+        torch.testing.assert_close(kept_ND, network.units(torch.arange(12)))
+        network.train()
+        network.items.codes.weight *= -3
+        changed_ND = network.all_units()
+        assert not torch.allclose(changed_ND, kept_ND)
+        assert network.all_units() is not changed_ND
+        torch.testing.assert_close(network.eval().all_units(), changed_ND)
+    assert network.eval().all_units() is not network.all_units()
+
+
 def test_a_fused_score_is_the_weighted_evidence_of_all_sources(repeating):
     histories = [[[0, 1], [2, 3]], [[4, 5]]]
     found = answers(repeating, "fused", histories, k=12)

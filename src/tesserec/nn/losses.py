@@ -6,6 +6,7 @@ Dimensions: P labelled positions · N items · S states · C sampled items · D 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class NegativeSampler:
 
 def sampled_softmax_loss(  # noqa: PLR0917  # one formula
     states_SD: Tensor,
-    items_ND: Tensor,
+    vectors: Callable[[Tensor], Tensor],
     state_P: Tensor,
     targets_P: Tensor,
     sampler: NegativeSampler,
@@ -40,20 +41,24 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
 ) -> Tensor:
     """Weighted mean cross-entropy of the pairs (state ``state_P``, item ``targets_P``) under softmax(states · items).
 
-    With a sampler that has ``num_negatives``, the softmax of a pair runs over its target and one shared sample, each
-    logit less log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out.
-    ``bonus_SN`` is added to the logits of the full softmax.
+    ``vectors`` gives the vectors [X, D] of items [X]: of all of them, or with a sampler that has ``num_negatives`` only
+    of targets and sample. The softmax of a pair then runs over its target and one shared sample, each logit less
+    log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out. ``bonus_SN``
+    is added to the logits of the full softmax.
     """
     if sampler.num_negatives is None:
+        items_ND = vectors(torch.arange(len(sampler.log_q_N), device=targets_P.device))
         logits_SN = (states_SD @ items_ND.T).float()
         log_probs_SN = (logits_SN if bonus_SN is None else logits_SN + bonus_SN).log_softmax(-1)
         losses_P = -log_probs_SN[state_P, targets_P]
     else:
         drawn_C = sampler.draw()
         correction_C = sampler.log_q_N[drawn_C] + math.log(len(drawn_C))
-        logits_SC = (states_SD @ items_ND[drawn_C].T).float() - correction_C
-        logits_PC = logits_SC[state_P].masked_fill(drawn_C == targets_P[:, None], -torch.inf)
+        states_PD = states_SD[state_P]
+        # in place: for many pairs these are by far the largest tensors of a step
+        logits_PC = (states_PD @ vectors(drawn_C).T).float().sub_(correction_C)
+        logits_PC.masked_fill_(drawn_C == targets_P[:, None], torch.finfo(torch.float32).min)
         # the target is drawn with certainty: its own logit needs no correction
-        target_P = (states_SD[state_P] * items_ND[targets_P]).sum(1).float()
-        losses_P = torch.cat([target_P[:, None], logits_PC], 1).logsumexp(1) - target_P
+        target_P = (states_PD * vectors(targets_P)).sum(1).float()
+        losses_P = torch.logaddexp(logits_PC.logsumexp(1), target_P) - target_P
     return losses_P.mean() if weights_P is None else (losses_P * weights_P).sum() / weights_P.sum()

@@ -75,6 +75,7 @@ class MosaicNetwork(nn.Module):
         scale: float = 20.0,
     ) -> None:
         super().__init__()
+        self._all_units_ND: Tensor | None = None
         self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
         self.norm = nn.LayerNorm(config.width)
@@ -88,6 +89,25 @@ class MosaicNetwork(nn.Module):
     def num_items(self) -> int:
         """Items of the catalog."""
         return len(self.items.row_N)
+
+    def train(self, mode: bool = True) -> MosaicNetwork:
+        """As of every module; what was kept of the weights before is forgotten."""
+        self._all_units_ND = None
+        super().train(mode)
+        return self
+
+    def units(self, items: Tensor) -> Tensor:
+        """Vectors [X, D] of items [X], scaled to length 1."""
+        return F.normalize(self.items(items), dim=-1)
+
+    def all_units(self) -> Tensor:
+        """``units`` of the whole catalog, [N, D]; outside of training they are kept until ``train`` or ``eval``."""
+        if self._all_units_ND is not None:
+            return self._all_units_ND
+        units_ND = F.normalize(self.items.table(), dim=-1)
+        if not self.training and not torch.is_grad_enabled():
+            self._all_units_ND = units_ND
+        return units_ND
 
     def forward(self, windows: Windows) -> Tensor:
         """States [B, T, D]; events of one step see each other, and the steps before."""
@@ -119,9 +139,8 @@ class MosaicNetwork(nn.Module):
         position_S, state_P = torch.unique(positions_P, return_inverse=True)
         encoded = self.encode(windows, position_S)
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
-        items_ND = F.normalize(self.items.table(), dim=-1)
         query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
-        dense = sampled_softmax_loss(query_SD, items_ND, state_P, targets_P, sampler, weight_P, encoded.bonus_SN)
+        dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P, encoded.bonus_SN)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
@@ -133,8 +152,8 @@ class MosaicNetwork(nn.Module):
 
     def dense_log_probs(self, encoded: Encoded) -> Tensor:
         """Log-softmax of the scaled cosines with all items, and the bonus of repeats, [B, N]."""
-        items_ND = F.normalize(self.items.table(), dim=-1)
-        logits_BN = (F.normalize(encoded.states_SD, dim=-1) @ items_ND.T * self.log_scale.exp()).float()
+        cosine_BN = F.normalize(encoded.states_SD, dim=-1) @ self.all_units().T
+        logits_BN = (cosine_BN * self.log_scale.exp()).float()
         if encoded.bonus_SN is not None:
             logits_BN = logits_BN + encoded.bonus_SN
         return logits_BN.log_softmax(-1)

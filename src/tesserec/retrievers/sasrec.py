@@ -93,9 +93,7 @@ class SASRec:
         def loss(batch: Windows) -> Tensor:
             positions, targets_P = next_event_labels(batch)
             states_PD = network(batch, num_targets=1).flatten(0, 1)[positions]
-            return sampled_softmax_loss(
-                states_PD, network.items.weight, torch.arange(len(targets_P)), targets_P, sampler
-            )
+            return sampled_softmax_loss(states_PD, network.items, torch.arange(len(targets_P)), targets_P, sampler)
 
         def validate() -> float:
             assert context.validation is not None
