@@ -201,7 +201,7 @@ def test_recommend_to_a_user(place: Path) -> None:
 def test_recommend_to_somebody_who_is_not_in_the_data(place: Path) -> None:
     found = answer("recommend", place / "shop", "--history", "i00, i01", "--k", 2)
     assert [item["item_id"] for item in found["items"]] == ["i02", "i03"]
-    assert (found["user_id"], found["history"]) == (None, ["i00", "i01"])
+    assert (found["user_id"], found["history"], found["history_length"]) == (None, ["i00", "i01"], 2)
     found = answer("recommend", place / "shop", "--history", "i00,i01", "--k", 2, "--exclude", "i02", "--unseen")
     assert [item["item_id"] for item in found["items"]] == ["i03", "i04"]
     shown = run("recommend", place / "shop", "--history", "", "--k", 1).stdout

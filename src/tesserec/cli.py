@@ -205,7 +205,8 @@ def recommend(
     past = recommender.history_of(user) if user is not None else _ids(history or "")
     if as_json:
         rows = found.drop("user_id", "note").to_dicts()
-        _print_json({"user_id": user, "note": found["note"].first(), "history": past, "items": rows})
+        shown = {"history": past[-20:], "history_length": len(past)}
+        _print_json({"user_id": user, "note": found["note"].first(), **shown, "items": rows})
     else:
         _print_list(recommender, user, past, found, explain)
 
