@@ -70,7 +70,7 @@ def test_a_sample_of_nothing_but_the_target_teaches_nothing(monkeypatch):
     items_ND = torch.tensor([[1.0], [2.0], [3.0], [0.0]], requires_grad=True)
     found = sampled_softmax_loss(torch.ones(1, 1), items_ND.__getitem__, torch.tensor([0]), torch.tensor([2]), sampler)
     found.backward()
-    assert float(found) == 0
+    assert found.item() == 0
     assert items_ND.grad.tolist() == [[0.0]] * 4
 
 
