@@ -1,20 +1,26 @@
 """Would the tests notice a bug? Mutation testing of the stages whose mistakes stay silent.
 
 ``python -m tools.mutate`` copies the tree to a temporary folder, lets mutmut plant one small bug at a time in
-``semantic_ids/``, ``decoding/``, ``evaluation/`` and ``data/``, and runs those tests of the four folders that reach the
+``semantic_ids/``, ``decoding/``, ``evaluation/`` and ``data/``, and runs those tests of the same stage that reach the
 changed function. Of all mutants it takes a sample that depends on the seed and the mutants' own text only, so that a
 change in one function leaves the sample of the others as it was. It records the share that was noticed and writes
 docs/mutants.md, which lists every survivor with the reason given for it in tools/mutants.toml; a survivor without one
 fails the run.
+
+A mutant runs in a process forked from one that has never imported polars, whose threads do not survive a fork and
+would leave the tests waiting: that is no bug noticed. What still ends with neither "passed" nor "failed" runs again in
+a process of its own, where only work without an end counts as a loop.
 """
 
 import argparse
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +31,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mutmut.mutation.file_mutation import mutate_file_contents
-from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name, orig_function_and_class_names_from_key
 from scipy.stats import binomtest
 
@@ -36,17 +41,27 @@ FIGURES = ("house.mutation_score",)
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("semantic_ids", "decoding", "evaluation", "data")
 TARGET = 0.85
-NOTICED = ("killed", "timeout", "segfault")
-"""What mutmut calls a mutant that the tests did not let pass; in doubt ("suspicious") it counts as a survivor."""
+NOTICED = ("failed", "loops", "crashed")
+"""What became of a mutant that the tests did not let pass; one that waits for nothing counts as a survivor."""
+PASSED, FAILED, NO_TESTS = 0, 1, 33
+"""mutmut's exit codes that need no second look."""
+CPU_SECONDS = 30
+"""Processor time that a mutant gets in a process of its own; the tests of a function need a tenth of that."""
+WALL_SECONDS = 240
+PRELOADED = ("hypothesis.strategies", "numpy", "pydantic", "pytest", "scipy.stats", "torch")
+"""Imported once, before the forks; none of them starts a thread or needs polars."""
 
+PYTEST = ("-p", "no:cacheprovider", "-m", "not prove", "--timeout=0", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = {only}
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-m", "not prove", "--timeout=0"]
+pytest_add_cli_args = {arguments}
 process_isolation = "forkserver"
-timeout_constant = 2.0
+forkserver_warmup = "import"
+preload_modules_file = "preloaded.txt"
+timeout_constant = 3.0
 timeout_multiplier = 3.0
 use_git_change_detection = false
 """
@@ -82,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = sample(everything, options.sample, options.seed)
     print(f"{len(everything):,} mutants of {', '.join(options.stages)}; trying {len(chosen)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tesserec-mutants-") as folder:
-        tried = run(ROOT, Path(folder), chosen, options.stages, options.jobs)
+        tried = run(ROOT, Path(folder), chosen, options.jobs)
     return conclude(tried, len(everything), options.seed, complete=tuple(options.stages) == STAGES)
 
 
@@ -144,25 +159,74 @@ def sample(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     return sorted(sorted(mutants, key=ticket)[:count], key=lambda mutant: (mutant.file, mutant.name))
 
 
-def run(root: Path, folder: Path, mutants: Sequence[Mutant], stages: Sequence[str], jobs: int) -> list[Mutant]:
-    """The mutants with what became of them, tried in a copy of the tree at ``folder``."""
-    tree = folder / "tree"
+def run(root: Path, folder: Path, mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
+    """The mutants with what became of them, tried stage by stage in copies of the tree under ``folder``."""
+    tried = []
+    for stage, group in itertools.groupby(sorted(mutants, key=stage_of), key=stage_of):
+        chosen = list(group)
+        tree = copy_of(root, folder / stage, stage)
+        codes = exit_codes(tree, [mutant.name for mutant in chosen], jobs)
+        tried += [dataclasses.replace(m, status=status(codes[m.name], tree, m.name)) for m in chosen]
+        noticed = sum(mutant.status in NOTICED for mutant in tried[-len(chosen) :])
+        print(f"{stage}: {noticed} of {len(chosen)} noticed", flush=True)
+    return tried
+
+
+def copy_of(root: Path, tree: Path, stage: str) -> Path:
+    """A copy of what the tests of one stage need at ``tree``, set up for mutmut."""
     for name in ("src", "tests"):
         shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     settings = SETTINGS.format(
-        only=json.dumps([f"src/tesserec/{stage}/*" for stage in stages]),
-        tests=json.dumps([f"tests/{stage}" for stage in stages]),
+        only=json.dumps([f"src/tesserec/{stage}/*"]),
+        tests=json.dumps([f"tests/{stage}"]),
+        arguments=json.dumps(PYTEST),
     )
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
     (tree / "pyproject.toml").write_text(project + settings, encoding="utf-8")
+    (tree / "preloaded.txt").write_text("\n".join(PRELOADED), encoding="utf-8")
     (tree / "README.md").touch()
+    return tree
+
+
+def exit_codes(tree: Path, names: Sequence[str], jobs: int) -> dict[str, int | None]:
+    """mutmut's exit code for each mutant of the stage; None for those it was not asked for."""
     command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", str(jobs)]
-    environment = os.environ | {"CI": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
-    subprocess.run([*command, *(mutant.name for mutant in mutants)], cwd=tree, env=environment, check=True)
+    environment = os.environ | {"CI": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(tree.parent)}
+    subprocess.run([*command, *names], cwd=tree, env=environment, check=True)
     codes: dict[str, int | None] = {}
     for meta in (tree / "mutants").rglob("*.meta"):
         codes |= json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
-    return [dataclasses.replace(mutant, status=status_by_exit_code[codes[mutant.name]]) for mutant in mutants]
+    return codes
+
+
+def status(code: int | None, tree: Path, name: str) -> str:
+    """What became of a mutant; where mutmut's exit code leaves it open, what becomes of it in a process of its own."""
+    known = {PASSED: "survived", FAILED: "failed", NO_TESTS: "no tests"}
+    if code in known:
+        return known[code]
+    statistics = json.loads((tree / "mutants" / "mutmut-stats.json").read_text(encoding="utf-8"))
+    tests = statistics["tests_by_mangled_function_name"][name.rpartition("__mutmut_")[0]]
+    outcome = alone(tree / "mutants", name, tests)
+    print(f"{name}: {outcome} (mutmut's exit code was {code})", flush=True)
+    return outcome
+
+
+def alone(tree: Path, name: str, tests: Sequence[str]) -> str:
+    """What becomes of a mutant in a process of its own; a module that no longer imports counts as failed."""
+    environment = os.environ | {"MUTANT_UNDER_TEST": name, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
+    limit = (
+        f"import resource, sys, pytest; resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS + 5})); "
+    )
+    command = [sys.executable, "-c", limit + "sys.exit(pytest.main(sys.argv[1:]))", "-x", "-q", *PYTEST, *tests]
+    try:
+        code = subprocess.run(
+            command, cwd=tree, env=environment, timeout=WALL_SECONDS, capture_output=True, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return "waits"
+    if code < 0:
+        return "loops" if -code == signal.SIGXCPU else "crashed"
+    return "survived" if code == PASSED else "failed"
 
 
 # The report
@@ -182,8 +246,9 @@ def page(tried: Sequence[Mutant], total: int, reasons: dict[str, str]) -> str:
     """docs/mutants.md: the score by stage, then every survivor with its reason."""
     lines = [
         *("# Mutants", "", "<!-- Written by `make mutate`: reasons are in tools/mutants.toml. -->", ""),
-        f"Of {total:,} small bugs that mutmut plants in four stages, {len(tried)} were tried. A bug is noticed when a",
-        "test fails, hangs or dies of it.",
+        f"Of {total:,} small bugs that mutmut plants in four stages, {len(tried)} were tried, each with the tests",
+        "of its own stage. A bug is noticed when a test fails, loops without an end or crashes:",
+        f"{ways(tried)}.",
         *("", "| stage | tried | noticed | share |", "|---|--:|--:|--:|"),
     ]
     by_stage = Counter(stage_of(mutant) for mutant in tried)
@@ -195,6 +260,12 @@ def page(tried: Sequence[Mutant], total: int, reasons: dict[str, str]) -> str:
             lines += ["", f"### `{mutant.function}` in [{mutant.file}](../{mutant.file})", ""]
             lines += ["```diff", mutant.diff, "```", "", f"`{mutant.key}`: {reasons.get(mutant.key, 'no reason yet.')}"]
     return "\n".join(lines) + "\n"
+
+
+def ways(tried: Sequence[Mutant]) -> str:
+    """How often which kind of end was noticed."""
+    ends = Counter(mutant.status for mutant in tried)
+    return ", ".join(f"{ends[status]} {status}" for status in NOTICED)
 
 
 def stage_of(mutant: Mutant) -> str:
