@@ -214,6 +214,9 @@ def test_each_level_is_a_softmax_over_the_children_that_exist():
     assert found[0, 1].tolist() == [0.0, -torch.inf]
     assert found[0, 3].tolist() == [-torch.inf] * 2
     assert found[0, [0, 2]].exp().sum(1).tolist() == pytest.approx([1, 1])
+    root_BM = torch.zeros(1, 1, dtype=torch.int64)
+    first = model.children_log_probs(0, torch.randn(1, 1, D), root_BM, TRIE.children(0, root_BM)[0])
+    assert first[0].exp().sum(1).tolist() == pytest.approx([1])
 
 
 def test_a_new_model_knows_codes_only():
