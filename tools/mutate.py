@@ -7,9 +7,9 @@ change in one function leaves the sample of the others as it was. It records the
 docs/mutants.md, which lists every survivor with the reason given for it in tools/mutants.toml; a survivor without one
 fails the run.
 
-A mutant runs in a process forked from one that has never imported polars, whose threads do not survive a fork and
-would leave the tests waiting: that is no bug noticed. What still ends with neither "passed" nor "failed" runs again in
-a process of its own, where only work without an end counts as a loop.
+A mutant runs in a fork of a process that has collected the tests and run none: the threads that polars starts when it
+is first used do not survive a fork, and tests that wait for them have noticed nothing. What ends with neither "passed"
+nor "failed" runs again in a process of its own, where only work without an end counts as a loop.
 """
 
 import argparse
@@ -48,10 +48,8 @@ PASSED, FAILED, NO_TESTS = 0, 1, 33
 CPU_SECONDS = 30
 """Processor time that a mutant gets in a process of its own; the tests of a function need a tenth of that."""
 WALL_SECONDS = 240
-PRELOADED = ("hypothesis.strategies", "numpy", "pydantic", "pytest", "scipy.stats", "torch")
-"""Imported once, before the forks; none of them starts a thread or needs polars."""
 
-PYTEST = ("-p", "no:cacheprovider", "-m", "not prove", "--timeout=0", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PYTEST = ("-p", "no:cacheprovider", "-m", "not prove", "--timeout=0")
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
@@ -59,9 +57,8 @@ only_mutate = {only}
 pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = {arguments}
 process_isolation = "forkserver"
-forkserver_warmup = "import"
-preload_modules_file = "preloaded.txt"
-timeout_constant = 3.0
+forkserver_warmup = "collect"
+timeout_constant = 10.0
 timeout_multiplier = 3.0
 use_git_change_detection = false
 """
@@ -183,7 +180,6 @@ def copy_of(root: Path, tree: Path, stage: str) -> Path:
     )
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
     (tree / "pyproject.toml").write_text(project + settings, encoding="utf-8")
-    (tree / "preloaded.txt").write_text("\n".join(PRELOADED), encoding="utf-8")
     (tree / "README.md").touch()
     return tree
 
