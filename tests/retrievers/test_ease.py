@@ -6,6 +6,7 @@ import torch
 
 from tesserec.errors import ResourceError
 from tesserec.retrievers.ease import EASE
+from tesserec.retrievers.popularity import Popularity
 from tesserec.testing.data import catalog_of_size, interactions_of, requests_of, two_groups
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.types import FitContext, Requests
@@ -44,8 +45,18 @@ def test_weights_are_the_closed_form(l2):
 
 def test_a_history_adds_the_weights_of_its_distinct_items():
     expected = numpy_weights(LOG, 6, 2.0)
-    found = fitted(l2=2.0).score_all(requests_of([[[1, 4], [1]], [[3]], []])).numpy()
-    assert found == pytest.approx(np.stack([expected[1] + expected[4], np.zeros(6), np.zeros(6)]), abs=1e-6)
+    found = fitted(l2=2.0).score_all(requests_of([[[1, 4], [1]], [[3]]])).numpy()
+    assert found == pytest.approx(np.stack([expected[1] + expected[4], np.zeros(6)]), abs=1e-6)
+
+
+def test_an_empty_history_is_answered_by_popularity():
+    popularity = Popularity()
+    popularity.fit(LOG, catalog_of_size(6), FitContext())
+    empty = requests_of([[]])
+    assert torch.equal(fitted().score_all(empty), popularity.score_all(empty))
+    restored = EASE()
+    restored.restore(fitted().state(), catalog_of_size(6), FitContext())
+    assert torch.equal(restored.score_all(empty), popularity.score_all(empty))
 
 
 def test_items_without_events_take_no_room_and_score_zero():

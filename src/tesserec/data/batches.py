@@ -15,7 +15,15 @@ from torch import Tensor
 
 from tesserec.types import PAD, History, Interactions
 
-__all__ = ["Windows", "history_of", "next_step_labels", "shuffled_batches", "training_windows", "windows_of"]
+__all__ = [
+    "Windows",
+    "history_of",
+    "next_step_labels",
+    "shuffled_batches",
+    "step_starts",
+    "training_windows",
+    "windows_of",
+]
 
 SECONDS_A_DAY = 86_400
 
@@ -141,7 +149,7 @@ def next_step_labels(windows: Windows) -> tuple[Tensor, Tensor]:
     ``positions`` are flat indices b * T + t of the last event of the step before; ``items`` are what followed.
     """
     width = windows.items_BT.shape[1]
-    source_BT = _run_starts(windows) - 1
+    source_BT = step_starts(windows) - 1
     wanted_BT = windows.fresh_BT & windows.valid_BT & (source_BT >= 0)
     wanted_BT &= windows.valid_BT.gather(1, source_BT.clamp(min=0))
     rows, columns = wanted_BT.nonzero(as_tuple=True)
@@ -159,7 +167,7 @@ def shuffled_batches(windows: Windows, batch_size: int, generator: torch.Generat
         yield windows.take(batches[index])
 
 
-def _run_starts(windows: Windows) -> Tensor:
+def step_starts(windows: Windows) -> Tensor:
     """The column where each event's step begins, [B, T]."""
     columns = torch.arange(windows.items_BT.shape[1]).expand_as(windows.items_BT)
     begins_BT = torch.ones_like(windows.fresh_BT)

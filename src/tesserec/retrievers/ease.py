@@ -10,6 +10,7 @@ Dimensions: B requests · N items · M items with events · U users.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from tesserec.config import Field, component
 from tesserec.decoding.top_k import top_k_in_batches
 from tesserec.errors import ResourceError
 from tesserec.retrievers.evidence import history_matrix, require_fitted
+from tesserec.retrievers.popularity import Popularity
 from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests, as_numpy
 
 __all__ = ["EASE"]
@@ -34,13 +36,16 @@ BYTES_A_PAIR = 24
 class EASE:
     """Proposes items whose events a ridge regression predicts from the others of the history.
 
-    Items without training events score 0, and so does everything for an empty history.
+    Items without training events score 0. An empty history is answered by popularity.
     """
 
     l2: Annotated[float, Field(gt=0)] = 500.0
     """λ; the paper's values are 200 to 1,000 (Table 1: 500 for ML-20M)."""
     max_memory_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
     """What the fit may use at its peak, 24 bytes for each pair of items that have events."""
+
+    popularity: Popularity = dataclasses.field(default_factory=Popularity)
+    """What requests without a history get."""
 
     def __post_init__(self) -> None:
         self._weights_MM: Tensor | None = None
@@ -58,16 +63,17 @@ class EASE:
         matrix_UM.data[:] = 1.0
         self._weights_MM = _closed_form(torch.from_numpy((matrix_UM.T @ matrix_UM).toarray()), self.l2)
         self._items_M, self._num_items = items_M, len(catalog)
+        self.popularity.fit(train, catalog, context)
 
     def score_all(self, requests: Requests) -> Tensor:
-        """Sum of the weights of the history's distinct items, [B, N] float32."""
+        """Sum of the weights of the history's distinct items, [B, N] float32; popularity where there are none."""
         weights_MM = require_fitted(self._weights_MM, self)
         history = requests.history.positives()
         seen = history_matrix(history, torch.ones(len(history.items)), self._num_items)
         seen.data[:] = 1.0
         scores_BN = torch.zeros(len(requests), self._num_items)
         scores_BN[:, self._items_M] = torch.from_numpy(seen[:, as_numpy(self._items_M)] @ as_numpy(weights_MM))
-        return scores_BN
+        return self.popularity.answer_newcomers(scores_BN, requests)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
@@ -79,13 +85,15 @@ class EASE:
         self.restore(self.state(), catalog, context)
 
     def state(self) -> ComponentState:
-        """The weights, and the items they belong to."""
-        return ComponentState({"weights": require_fitted(self._weights_MM, self), "items": self._items_M})
+        """The weights, the items they belong to, and the popularity of every item."""
+        weights = ComponentState({"weights": require_fitted(self._weights_MM, self), "items": self._items_M})
+        return ComponentState.merged(weights, self.popularity.state().under("popularity"))
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``; items added to the catalog since score 0."""
         self._weights_MM, self._items_M = state.tensors["weights"], state.tensors["items"]
         self._num_items = len(catalog)
+        self.popularity.restore(state.part("popularity"), catalog, context)
 
     def _check_memory(self, num_items: int) -> None:
         fits = math.isqrt(self.max_memory_bytes // BYTES_A_PAIR)

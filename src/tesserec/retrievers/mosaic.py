@@ -101,10 +101,11 @@ class Mosaic:
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Count, train both heads, and fit the weights of the fusion on ``context.validation`` where it is given."""
         self._count(train, catalog, context)
-        job = self.job(train, catalog, context)
-        self.training_log = train_model(job, self.training, context)
+        fresh = dataclasses.replace(self)
+        log = train_model(fresh.job(train, catalog, context), self.training, context)
         if context.validation is not None:
-            self._weights_S = self._fitted_weights(require_fitted(self._network, self), context.validation)
+            fresh._weights_S = fresh._fitted_weights(require_fitted(fresh._network, fresh), context.validation)
+        self._network, self._weights_S, self.training_log = fresh._network, fresh._weights_S, log
 
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time and memory of ``fit`` with the same arguments, from a part of each of its stages."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component
-from tesserec.data.batches import Windows, next_step_labels
+from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie, TrieMask
@@ -119,11 +119,20 @@ class MosaicNetwork(nn.Module):
         return states
 
     def encode(self, windows: Windows, position_S: Tensor | None = None) -> Encoded:
-        """The states at flat positions b * T + t (the last event of each window where None), and their bonuses."""
+        """The states of steps that end at flat positions b * T + t (of each window's last where None), and bonuses.
+
+        A step's state is the mean over its events, so that their order in the file says nothing.
+        """
         batch, length = windows.items_BT.shape
         if position_S is None:
             position_S = torch.arange(1, batch + 1, device=windows.items_BT.device) * length - 1
-        states_SD = self.forward(windows).flatten(0, 1)[position_S]
+        rows_B1 = torch.arange(batch, device=position_S.device)[:, None] * length
+        step_X = (rows_B1 + step_starts(windows)).flatten()
+        states_XD = self.forward(windows).flatten(0, 1)
+        valid_X = windows.valid_BT.flatten()
+        sums_XD = torch.zeros_like(states_XD).index_add(0, step_X[valid_X], states_XD[valid_X])
+        counts_X = torch.bincount(step_X[valid_X], minlength=batch * length)
+        states_SD = sums_XD[step_X[position_S]] / counts_X[step_X[position_S], None].clamp(min=1)
         if self.repeats is None:
             return Encoded(states_SD, None, None)
         trie, strengths = self.tree.trie, self.repeats.strengths(windows, position_S)

@@ -57,6 +57,11 @@ class Popularity:
         """``score_all`` divided by its sum, [B, N]; all zero where training had no events."""
         return normalized(self.score_all(requests))
 
+    def answer_newcomers(self, scores_BN: Tensor, requests: Requests) -> Tensor:
+        """``scores_BN`` with the rows of requests that have no positive event replaced by ``score_all``."""
+        empty_B1 = (requests.history.positives().lengths == 0)[:, None]
+        return torch.where(empty_B1, require_fitted(self._score_N, self), scores_BN)
+
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` most popular items that the filters allow."""
         return top_k_in_batches(self.score_all, requests, k, len(require_fitted(self._score_N, self)))

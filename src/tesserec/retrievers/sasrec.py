@@ -25,6 +25,7 @@ from tesserec.nn.growth import load_grown
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.transformer import TransformerConfig, Trunk
 from tesserec.retrievers.evidence import require_fitted
+from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.validation import validation_ndcg
@@ -65,6 +66,8 @@ class SASRec:
     """Events of a history that are read, the last ones."""
     num_negatives: Annotated[int, Field(ge=1)] | None = None
     """Items drawn a step for sampled softmax; None: softmax over the whole catalog."""
+    popularity: Popularity = dataclasses.field(default_factory=Popularity)
+    """What requests without a history get."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     """How it is trained."""
 
@@ -74,7 +77,9 @@ class SASRec:
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Train on the positive events of every user."""
-        self.training_log = train_model(self.job(train, catalog, context), self.training, context)
+        fresh = dataclasses.replace(self)
+        log = train_model(fresh.job(train, catalog, context), self.training, context)
+        self._network, self.training_log = fresh._network, log
 
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time and memory of ``fit`` with the same arguments, from a few steps of another network."""
@@ -83,10 +88,11 @@ class SASRec:
     def job(self, train: Interactions, catalog: Catalog, context: FitContext) -> Job[Windows]:
         """What ``fit`` trains: a new network, which takes the place of an earlier one."""
         events = train.positives()
+        self.popularity.fit(train, catalog, context)
         with seeded(context.seed):
             network = self._network = _Network(self.model, len(catalog), self.max_length)
         if context.warm_start is not None:
-            load_grown(network, context.warm_start.tensors)
+            load_grown(network, context.warm_start.part("network").tensors)
         windows = training_windows(history_of(events), self.max_length + 1)
         sampler = NegativeSampler(events.item_counts(), self.num_negatives)
 
@@ -112,12 +118,12 @@ class SASRec:
         )
 
     def score_all(self, requests: Requests) -> Tensor:
-        """Dot products of the last state with every item, [B, N]; all zero without a history."""
+        """Dot products of the last state with every item, [B, N]; popularity without a history."""
         network = require_fitted(self._network, self)
         windows = windows_of(requests.history.positives(), self.max_length)
         with torch.no_grad():
             scores_BN: Tensor = network(windows)[:, -1] @ network.items.weight.T
-        return scores_BN.float().masked_fill(~windows.valid_BT.any(1, keepdim=True), 0.0)
+        return self.popularity.answer_newcomers(scores_BN.float(), requests)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
@@ -125,13 +131,15 @@ class SASRec:
         return top_k_in_batches(self.score_all, requests, k, network.items.num_embeddings)
 
     def state(self) -> ComponentState:
-        """The weights."""
-        return ComponentState(dict(require_fitted(self._network, self).state_dict()))
+        """The weights, and the popularity of every item."""
+        network = ComponentState(dict(require_fitted(self._network, self).state_dict()))
+        return ComponentState.merged(network.under("network"), self.popularity.state().under("popularity"))
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``."""
         network = _Network(self.model, len(catalog), self.max_length)
-        load_grown(network, state.tensors)
+        load_grown(network, state.part("network").tensors)
+        self.popularity.restore(state.part("popularity"), catalog, context)
         self._network = network.eval()
 
 

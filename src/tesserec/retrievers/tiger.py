@@ -163,7 +163,9 @@ class TIGER:
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Train on every prefix of every user's positive events."""
-        self.training_log = train_model(self.job(train, catalog, context), self.training, context)
+        fresh = dataclasses.replace(self)
+        log = train_model(fresh.job(train, catalog, context), self.training, context)
+        self._network, self.training_log = fresh._network, log
 
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time and memory of ``fit`` with the same arguments, from a few steps of another network."""
