@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tesserec.decoding import tree_softmax as module
 from tesserec.decoding.beam_search import beam_search
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax, prefix_keys
 from tesserec.decoding.trie import Trie
@@ -163,6 +164,24 @@ def test_random_tables_sum_to_one_and_equal_the_beam_search(scale):
     by_leaf_BN[:, leaf_N] = found_BN
     searched = by_leaf_BN.gather(1, beams.leaves_BM[:, :-1])
     torch.testing.assert_close(beams.log_probs_BM[:, :-1], searched, rtol=1e-4, atol=1e-3)
+
+
+def test_products_of_each_parent_equal_those_of_each_pair(monkeypatch):
+    ids = random_semantic_ids(60, (3, 5, 4), torch.Generator().manual_seed(3))
+    trie = Trie.build(ids)
+    rows = NodeRows.chosen(trie, ids.codebook_sizes, torch.ones(60), 2, 9)
+    model = softmax_of(trie, ids.codebook_sizes, rows)
+    states_SD = torch.randn(4, D)
+    state_P, items_P = torch.randint(4, (50,)), torch.randint(60, (50,))
+    found = []
+    for limit in (10**9, 0):
+        monkeypatch.setattr(module, "LARGE_PRODUCT", limit)
+        model.zero_grad()
+        log_probs_P = model.path_log_probs(states_SD, state_P, items_P)
+        log_probs_P[::3].sum().backward()
+        found.append((log_probs_P.detach(), model.codes.weight.grad, model.rows.weight.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_bonuses_of_nodes_are_added_to_their_logits():

@@ -22,6 +22,9 @@ from tesserec.decoding.trie import Trie
 
 __all__ = ["NodeRows", "TreeSoftmax"]
 
+LARGE_PRODUCT = 100
+"""Products of a query and a child, on average a parent, from which on they are worked out parent by parent."""
+
 
 class NodeRows:
     """Which prefixes have a vector of their own: depth and mixed-radix key of each."""
@@ -166,16 +169,40 @@ class TreeSoftmax(nn.Module):
             logits_UC = (query_UD @ vectors_CD.T).float() * scale
             logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
             return logits_UC.log_softmax(-1)[pair_P, child_P]
-        first_U = self.trie.child_offsets[level][parent_U]
-        count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
-        start_U = count_U.cumsum(0) - count_U
-        owner_E = torch.repeat_interleave(torch.arange(len(key_U), device=key_U.device), count_U)
-        child_E = torch.arange(len(owner_E), device=key_U.device) + (first_U - start_U)[owner_E]
-        logits_E = (query_UD[owner_E] * F.normalize(self._vectors(level, child_E), dim=-1)).sum(-1).float() * scale
+        start_U, owner_E, child_E = self._children(level, parent_U)
+        logits_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float() * scale
         logits_E = logits_E if bonus_SG is None else logits_E + bonus_SG[state_U[owner_E], child_E]
         most_U = torch.full((len(key_U),), -torch.inf).scatter_reduce(0, owner_E, logits_E.detach(), "amax")
         sum_U = torch.zeros(len(key_U)).index_add(0, owner_E, (logits_E - most_U[owner_E]).exp())
-        return logits_E[start_U[pair_P] + child_P - first_U[pair_P]] - (most_U + sum_U.log())[pair_P]
+        place_P = start_U[pair_P] + child_P - self.trie.child_offsets[level][parent_P]
+        return logits_E[place_P] - (most_U + sum_U.log())[pair_P]
+
+    def _children(self, level: int, parent_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The children of each parent, one after the other: (where each parent's start, whose each is, its node)."""
+        first_U = self.trie.child_offsets[level][parent_U]
+        count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
+        start_U = count_U.cumsum(0) - count_U
+        owner_E = torch.repeat_interleave(torch.arange(len(parent_U), device=parent_U.device), count_U)
+        child_E = torch.arange(len(owner_E), device=parent_U.device) + (first_U - start_U)[owner_E]
+        return start_U, owner_E, child_E
+
+    def _child_cosines(  # noqa: PLR0917  # one product
+        self, level: int, query_UD: Tensor, parent_U: Tensor, start_U: Tensor, owner_E: Tensor, child_E: Tensor
+    ) -> Tensor:
+        """Each query times the unit vectors of its parent's children, [E]."""
+        parent_G, group_U, size_G = torch.unique(parent_U, return_inverse=True, return_counts=True)
+        if len(child_E) < LARGE_PRODUCT * len(parent_G):
+            return (query_UD[owner_E] * F.normalize(self._vectors(level, child_E), dim=-1)).sum(-1)
+        # A matrix product a parent: its children's vectors are not copied for each query.
+        _, owner_F, child_F = self._children(level, parent_G)
+        units = torch.split(F.normalize(self._vectors(level, child_F), dim=-1), torch.bincount(owner_F).tolist())
+        order_U = torch.argsort(group_U, stable=True)
+        queries = torch.split(query_UD[order_U], size_G.tolist())
+        products = torch.cat([(query @ unit.T).flatten() for query, unit in zip(queries, units, strict=True)])
+        count_U = torch.bincount(owner_E)
+        found_U = torch.empty_like(start_U)
+        found_U[order_U] = count_U[order_U].cumsum(0) - count_U[order_U]
+        return products[torch.arange(len(products), device=products.device) + (found_U - start_U)[owner_E]]
 
     def _query(self, level: int, states: Tensor, nodes: Tensor) -> Tensor:
         """Unit query vectors from states and the vectors of their prefixes (zero for the root)."""
