@@ -95,6 +95,14 @@ class Trie:
             paths_NL=self.paths_NL.to(device),
         )
 
+    def left(self, available_N: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Of the available items, the number of each leaf; and the leaves with any, below each node of depths 1 … L."""
+        items_left = torch.bincount(self.paths_NL[available_N, -1], minlength=self.num_nodes(self.num_levels))
+        path_PL = self.paths_NL[self.buckets.values[self.buckets.offsets[:-1]]][items_left > 0]
+        depths = range(1, self.num_levels + 1)
+        counts = (torch.bincount(path_PL[:, depth - 1], minlength=self.num_nodes(depth)) for depth in depths)
+        return items_left, tuple(counts)
+
     def children(self, level: int, nodes_BM: Tensor) -> tuple[Tensor, Tensor]:
         """(nodes of depth ``level`` + 1 [..., C], their codes [..., C]) below nodes of depth ``level`` [...].
 
@@ -122,21 +130,20 @@ class TrieMask:
     @classmethod
     def of(cls, trie: Trie, requests: Requests) -> TrieMask:
         """The mask of ``requests.filters``; time and memory grow with the exclusions, not with B · N."""
-        leaf_N = trie.paths_NL[:, -1]
         available_N = available_items(requests, trie.num_items).to(trie.device)
-        items_left = torch.bincount(leaf_N[available_N], minlength=trie.num_nodes(trie.num_levels))
+        if requests.filters.available_N is None:
+            items_left, leaves_left = trie.buckets.lengths, trie.num_leaves_below[1:]
+        else:
+            items_left, leaves_left = trie.left(available_N)
         row_X, item_X = _split(excluded_keys(requests, trie.num_items).to(trie.device), trie.num_items)
         kept_X = available_N[item_X]
-        row_X, leaf_X = _full(row_X[kept_X], leaf_N[item_X[kept_X]], items_left)
-        open_nodes, closed_keys = [], []
-        item_P = trie.buckets.values[trie.buckets.offsets[:-1]]
-        for level in range(trie.num_levels):
-            node_P = trie.paths_NL[item_P, level]
-            leaves_left = torch.bincount(node_P[items_left > 0], minlength=trie.num_nodes(level + 1))
-            row_Y, node_Y = _full(row_X, node_P[leaf_X], leaves_left)
-            open_nodes.append(leaves_left > 0)
-            closed_keys.append(row_Y * len(leaves_left) + node_Y)
-        return cls(tuple(open_nodes), tuple(closed_keys))
+        row_X, leaf_X = _full(row_X[kept_X], trie.paths_NL[item_X[kept_X], -1], items_left)
+        path_XL = trie.paths_NL[trie.buckets.values[trie.buckets.offsets[leaf_X]]]
+        closed_keys = []
+        for level, left in enumerate(leaves_left):
+            row_Y, node_Y = _full(row_X, path_XL[:, level], left)
+            closed_keys.append(row_Y * len(left) + node_Y)
+        return cls(tuple(left > 0 for left in leaves_left), tuple(closed_keys))
 
     def allows(self, level: int, children_BMC: Tensor) -> Tensor:
         """Whether nodes of depth ``level`` + 1 [B, ...] lead to an allowed item: bool; false for −1."""
