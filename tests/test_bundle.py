@@ -6,6 +6,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -22,9 +23,10 @@ from tesserec.bundle import (
     save_interactions,
     save_state,
 )
+from tesserec.data.catalog import catalog_of
 from tesserec.errors import BundleError, VersionMismatchError
 from tesserec.semantic_ids.table import save_semantic_ids
-from tesserec.types import ComponentState, Interactions, Vocabulary
+from tesserec.types import Catalog, ComponentState, Interactions, Vocabulary
 
 FILES = [
     "catalog.parquet",
@@ -62,7 +64,7 @@ def folder(published: Path, tmp_path: Path) -> Path:
 def test_a_bundle_holds_what_was_published(published: Path) -> None:
     contents, opened = shop.contents(), Bundle.open(published)
     again = opened.contents()
-    assert data_digest(again.interactions) == data_digest(contents.interactions)
+    assert data_digest(again.interactions, again.catalog) == data_digest(contents.interactions, contents.catalog)
     assert again.interactions.kinds == ("purchase", "return")
     assert again.interactions.positive_kinds == ("purchase",)
     assert again.interactions.has_order is False
@@ -98,7 +100,7 @@ def test_the_manifest_says_what_is_there(published: Path) -> None:
     assert sorted(manifest["files"]) == FILES
     assert manifest["files"]["users.parquet"]["bytes"] == (published / "users.parquet").stat().st_size
     assert manifest["format_version"] == 1
-    assert manifest["data_digest"] == data_digest(shop.contents().interactions)
+    assert manifest["data_digest"] == data_digest(shop.contents().interactions, shop.contents().catalog)
     assert (manifest["num_users"], manifest["num_items"], manifest["num_events"]) == (49, 24, 577)
     assert manifest["metrics"]["cooccurrence"]["ndcg10"]["mean"] == pytest.approx(
         shop.contents().reports["cooccurrence"].metrics["ndcg10"].mean
@@ -243,7 +245,7 @@ def test_every_column_of_a_log_is_kept(tmp_path: Path) -> None:
     )
     save_interactions(tmp_path / "e.parquet", log)
     found = load_interactions(tmp_path / "e.parquet", log.users, log.items)
-    assert data_digest(found) == data_digest(log)
+    assert data_digest(found, catalog_of(log)) == data_digest(log, catalog_of(log))
     for name, column in log.columns().items():
         assert getattr(found, name).dtype == column.dtype
         assert torch.equal(getattr(found, name), column)
@@ -274,9 +276,15 @@ def test_the_digest_of_data_differs_with_any_part(change: dict[str, object]) -> 
         time_E=torch.tensor([5]),
         order_E=torch.tensor([0]),
     )
-    assert data_digest(log) == data_digest(dataclasses.replace(log))
-    assert data_digest(log) != data_digest(dataclasses.replace(log, **change))
-    assert len(data_digest(log)) == 16
+    catalog = catalog_of(log)
+    assert data_digest(log, catalog) == data_digest(dataclasses.replace(log), catalog)
+    assert data_digest(log, catalog) != data_digest(dataclasses.replace(log, **change), catalog)
+    assert len(data_digest(log, catalog)) == 16
+    titled = [Catalog(log.items, pl.DataFrame({"item_id": [1, 2], "title": ["cup", title]})) for title in "ab"]
+    unavailable = dataclasses.replace(titled[0], available_N=torch.tensor([True, False]))
+    longer = Catalog(Vocabulary.of([1, 2, 3]), pl.DataFrame({"item_id": [1, 2, 3], "title": ["cup", "a", "new"]}))
+    assert len({data_digest(log, one) for one in (*titled, unavailable)}) == 3
+    assert data_digest(log, longer) == data_digest(log, titled[0])
 
 
 def test_training_seconds_are_those_of_the_last_epoch() -> None:

@@ -190,6 +190,7 @@ def test_recommend_to_a_user(place: Path) -> None:
         "user_id": "u01",
         "note": None,
         "history": ["i06", "i07", "i08", "i09", "i10", "i11"] * 2,
+        "history_length": 12,
         "items": expected,
     }
     shown = run("recommend", place / "shop", "--user", "u01", "--k", 3).stdout
@@ -274,8 +275,11 @@ def test_lists_that_cannot_be(place: Path, tmp_path: Path) -> None:
     assert "wrong.csv has the columns who: none is user_id" in refused(
         "recommend", bundle, "--users", tmp_path / "wrong.csv", *to
     )
-    (tmp_path / "half.txt").write_text("u00 nobody")
-    assert "unknown user 'nobody'" in refused("recommend", bundle, "--users", tmp_path / "half.txt", *to)
+    assert "o.csv would be a Parquet file: name it so" in refused(
+        "recommend", bundle, "--users", "all", "--out", tmp_path / "o.csv"
+    )
+    (tmp_path / "half.txt").write_text("u00\nno body \n")
+    assert "unknown user 'no body'" in refused("recommend", bundle, "--users", tmp_path / "half.txt", *to)
     assert not (tmp_path / "o.parquet").exists()
 
 

@@ -347,3 +347,8 @@ def test_the_first_items_of_a_catalog() -> None:
     assert part.titles[2] == "kitchen oak shelf"
     assert part.available_N is not None
     assert part.available_N.tolist() == [False, False, True]
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"fit.device = 'cudaa' cannot be used here \(.*\): see `tesserec doctor`"):
+        fit(shop.recipe(fit={"device": "cudaa"}), *shop.data())

@@ -97,6 +97,8 @@ def test_wrong_questions(recommender: Recommender) -> None:
     for arguments in ({}, {"users": ["u00"], "histories": [["i00"]]}):
         with pytest.raises(DataError, match="give either users or histories: one of them, not both"):
             recommender.recommend(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="k = 0: ask for at least one item"):
+        recommender.recommend(["u00"], k=0)
 
 
 def test_nobody_is_answered_with_nothing(recommender: Recommender) -> None:
@@ -201,7 +203,13 @@ def test_a_fit_with_a_place_writes_a_bundle_and_finds_it_again(tmp_path: Path, m
     again = Recommender.fit(shop.events(), shop.items(), recipe=COUNTING, out=str(place), tell=told.append)
     assert told == [f"{place} holds this recipe fitted on this data already"]
     assert again.recommend(["u00"]).equals(fitted.recommend(["u00"]))
-    for change in ({"again": True}, {"recipe": {**COUNTING, "seed": 4}}, {"events": shop.events(range(5))}):
+    renamed = shop.items().with_columns(title=pl.lit("another"))
+    for change in (
+        {"again": True},
+        {"recipe": {**COUNTING, "seed": 4}},
+        {"events": shop.events(range(5))},
+        {"items": renamed},
+    ):
         told.clear()
         arguments = {"events": shop.events(), "items": shop.items(), "recipe": COUNTING, **change}
         Recommender.fit(**arguments, out=place, tell=told.append)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tesserec.errors import BundleError
 from tesserec.types import ComponentState
 from tesserec.work import Work
 
@@ -48,6 +49,16 @@ def test_another_key_starts_empty(tmp_path: Path) -> None:
     other = Work(tmp_path / "w", "other")
     assert not other.resumed
     assert other.stage("x", lambda: 6, _save, _load) == 6
+
+
+def test_a_folder_of_somebody_else_is_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    Work(tmp_path / "w", "key").remove()
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match="w is needed for unfinished work and holds something else"):
+        Work(tmp_path / "w", "key")
+    assert (tmp_path / "w" / "notes.txt").read_text() == "mine"
 
 
 def test_states_and_checkpoints(tmp_path: Path) -> None:

@@ -248,14 +248,22 @@ def check_place(folder: Path) -> None:
         raise BundleError(f"{folder} exists and is not a bundle: choose another place, it would be replaced")
 
 
-def data_digest(interactions: Interactions) -> str:
-    """Sixteen hexadecimal digits that differ when any event, user or item does."""
+def data_digest(interactions: Interactions, catalog: Catalog) -> str:
+    """Sixteen hexadecimal digits that differ when any event, user, item or attribute of an item does.
+
+    Items of ``catalog`` that were added after the events' own do not count.
+    """
     digest = hashlib.sha256()
     for vocabulary in (interactions.users, interactions.items):
         digest.update(json.dumps(vocabulary.ids.to_pylist()).encode())
     for name, column in interactions.columns().items():
         digest.update(name.encode())
         digest.update(as_numpy(column).tobytes())
+    number = len(interactions.items)
+    for attribute in catalog.frame[:number]:
+        digest.update(json.dumps([attribute.name, attribute.to_list()], default=str).encode())
+    if catalog.available_N is not None:
+        digest.update(as_numpy(catalog.available_N[:number]).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -384,7 +392,7 @@ def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str,
         method=contents.method,
         recipe=dict(contents.recipe),
         recipe_digest=contents.recipe_digest,
-        data_digest=data_digest(contents.interactions),
+        data_digest=data_digest(contents.interactions, contents.catalog),
         codebook_version=None if codes is None else codes.codebook_version,
         table_revision=0 if codes is None else codes.table_revision,
         num_items=num_items,

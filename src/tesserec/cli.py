@@ -188,6 +188,8 @@ def recommend(
         raise RecipeError("give one of --user U, --history a,b,c and --users FILE|all")
     if (users is None) != (destination is None):
         raise RecipeError("--users FILE|all and --out FILE belong together: a list for many users is a Parquet file")
+    if destination is not None and destination.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
+        raise DataError(f"--out {destination} would be a Parquet file: name it so, with the ending .parquet")
     recommender = Recommender.load(bundle)
     if users is not None and destination is not None:
         chosen = None if users == "all" else _users_in(Path(users))
@@ -303,7 +305,8 @@ def _users_in(path: Path) -> list[Any]:
     if path.suffix in ("", ".txt"):
         if not path.is_file():
             raise DataError(f'no file of users at {path}: give one id a line, a table with user_id, or "all"')
-        users: list[Any] = path.read_text(encoding="utf-8").split()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        users: list[Any] = [line.strip() for line in lines if line.strip()]
     else:
         frame = to_frame(open_table(path))
         if "user_id" not in frame.columns:

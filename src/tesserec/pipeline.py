@@ -145,7 +145,8 @@ def fit(
     ``TrainingInterrupted`` at Ctrl-C, ``LeakError`` where training events know of test answers, and whatever the
     stages raise.
     """
-    work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions)}")
+    _check_device(recipe.fit.device)
+    work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions, catalog)}")
     if work.resumed:
         tell(f"continuing the run that was stopped, from {work_folder}")
     parts = split(interactions, recipe.split)
@@ -183,7 +184,8 @@ def update(
     """
     recipe = parse_recipe(contents.recipe)
     recipe = _nightly(recipe, contents)
-    work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions)}")
+    _check_device(recipe.fit.device)
+    work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions, catalog)}")
     parts = split(interactions, recipe.split)
     content = extended_content(recipe, contents.content, catalog)
     run = _Run(recipe, parts, catalog, _context(recipe, content, progress), work, tell)
@@ -390,6 +392,14 @@ def _served(run: _Run, interactions: Interactions, start: ComponentState) -> Com
         return _stamped(retriever.state(), run.catalog)
 
     return run.work.state("serving", make)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+        what = str(error).partition("\n")[0]
+        raise RecipeError(f"fit.device = {device!r} cannot be used here ({what}): see `tesserec doctor`") from None
 
 
 def _judged_part(recipe: Recipe, parts: Split) -> Holdout:

@@ -105,7 +105,7 @@ class Recommender:
         given = None if recipe is None else _recipe(recipe)
         interactions, catalog = read_data(DataConfig() if given is None else given.data, events, items)
         chosen = given or default_recipe(catalog)
-        if folder is not None and not again and _is_there(folder, chosen, interactions, tell):
+        if folder is not None and not again and _is_there(folder, chosen, interactions, catalog, tell):
             tell(f"{folder} holds this recipe fitted on this data already")
             return cls.load(folder)
         work_folder = None if folder is None else work_folder_of(folder)
@@ -161,6 +161,8 @@ class Recommender:
         """
         if (users is None) == (histories is None):
             raise DataError("give either users or histories: one of them, not both")
+        if k < 1:
+            raise DataError(f"k = {k}: ask for at least one item")
         excludes = self.exclude_history if exclude_history is None else exclude_history
         if users is not None:
             indices_B = self.contents.interactions.users.index(users, "user")
@@ -312,7 +314,7 @@ def _checked_place(out: str | Path | None) -> Path | None:
     return Path(out)
 
 
-def _is_there(folder: Path, recipe: Recipe, interactions: Interactions, tell: Tell) -> bool:
+def _is_there(folder: Path, recipe: Recipe, interactions: Interactions, catalog: Catalog, tell: Tell) -> bool:
     if not (folder / "manifest.json").is_file():
         return False
     try:
@@ -320,7 +322,7 @@ def _is_there(folder: Path, recipe: Recipe, interactions: Interactions, tell: Te
     except BundleError as error:
         tell(f"fitting again: {error}")
         return False
-    wanted = (recipe.digest(), data_digest(interactions), CODE_VERSION)
+    wanted = (recipe.digest(), data_digest(interactions, catalog), CODE_VERSION)
     return wanted == (manifest.recipe_digest, manifest.data_digest, manifest.versions["tesserec"])
 
 

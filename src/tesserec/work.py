@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tesserec.bundle import load_state, save_state
+from tesserec.errors import BundleError
 from tesserec.types import ComponentState
 
 __all__ = ["Work"]
@@ -20,7 +21,10 @@ T = TypeVar("T")
 
 
 class Work:
-    """A folder of finished stages; without a folder nothing is kept."""
+    """A folder of finished stages; without a folder nothing is kept.
+
+    Raises ``BundleError`` where ``folder`` holds something else: it would be deleted.
+    """
 
     def __init__(self, folder: Path | None, key: str) -> None:
         self.folder = folder
@@ -30,6 +34,8 @@ class Work:
             return
         marker = folder / "key.json"
         self.resumed = marker.is_file() and json.loads(marker.read_text()) == {"key": key}
+        if not marker.is_file() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BundleError(f"{folder} is needed for unfinished work and holds something else: move it away")
         if not self.resumed:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
