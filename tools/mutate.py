@@ -8,8 +8,9 @@ docs/mutants.md, which lists every survivor with the reason given for it in tool
 fails the run.
 
 A mutant runs in a fork of a process that has collected the tests and run none: the threads that polars starts when it
-is first used do not survive a fork, and tests that wait for them have noticed nothing. What ends with neither "passed"
-nor "failed" runs again in a process of its own, where only work without an end counts as a loop.
+is first used do not survive a fork, and tests that wait for them have noticed nothing. What does not fail there runs
+again in a process of its own, in which the mutant is there while modules are imported, and only work without an end
+counts as a loop.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +46,7 @@ TARGET = 0.85
 NOTICED = ("failed", "loops", "crashed")
 """What became of a mutant that the tests did not let pass; one that waits for nothing counts as a survivor."""
 PASSED, FAILED, NO_TESTS = 0, 1, 33
-"""mutmut's exit codes that need no second look."""
+"""mutmut's exit codes; all but ``FAILED`` and ``NO_TESTS`` need a second look."""
 CPU_SECONDS = 30
 """Processor time that a mutant gets in a process of its own; the tests of a function need a tenth of that."""
 WALL_SECONDS = 240
@@ -58,7 +60,7 @@ pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = {arguments}
 process_isolation = "forkserver"
 forkserver_warmup = "collect"
-timeout_constant = 10.0
+timeout_constant = 20.0
 timeout_multiplier = 3.0
 use_git_change_detection = false
 """
@@ -160,13 +162,18 @@ def run(root: Path, folder: Path, mutants: Sequence[Mutant], jobs: int) -> list[
     """The mutants with what became of them, tried stage by stage in copies of the tree under ``folder``."""
     tried = []
     for stage, group in itertools.groupby(sorted(mutants, key=stage_of), key=stage_of):
-        chosen = list(group)
-        tree = copy_of(root, folder / stage, stage)
-        codes = exit_codes(tree, [mutant.name for mutant in chosen], jobs)
-        tried += [dataclasses.replace(m, status=status(codes[m.name], tree, m.name)) for m in chosen]
-        noticed = sum(mutant.status in NOTICED for mutant in tried[-len(chosen) :])
-        print(f"{stage}: {noticed} of {len(chosen)} noticed", flush=True)
+        found = run_stage(copy_of(root, folder / stage, stage), list(group), jobs)
+        print(f"{stage}: {sum(mutant.status in NOTICED for mutant in found)} of {len(found)} noticed", flush=True)
+        tried += found
     return tried
+
+
+def run_stage(tree: Path, mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
+    """The mutants of one stage with what became of them."""
+    codes = exit_codes(tree, [mutant.name for mutant in mutants], jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(lambda mutant: status(codes[mutant.name], tree, mutant.name), mutants)
+        return [dataclasses.replace(mutant, status=became) for mutant, became in zip(mutants, found, strict=True)]
 
 
 def copy_of(root: Path, tree: Path, stage: str) -> Path:
@@ -196,14 +203,14 @@ def exit_codes(tree: Path, names: Sequence[str], jobs: int) -> dict[str, int | N
 
 
 def status(code: int | None, tree: Path, name: str) -> str:
-    """What became of a mutant; where mutmut's exit code leaves it open, what becomes of it in a process of its own."""
-    known = {PASSED: "survived", FAILED: "failed", NO_TESTS: "no tests"}
-    if code in known:
-        return known[code]
+    """What became of a mutant, after a second look in a process of its own unless mutmut's exit code says enough."""
+    if code in (FAILED, NO_TESTS):
+        return "failed" if code == FAILED else "no tests"
     statistics = json.loads((tree / "mutants" / "mutmut-stats.json").read_text(encoding="utf-8"))
     tests = statistics["tests_by_mangled_function_name"][name.rpartition("__mutmut_")[0]]
     outcome = alone(tree / "mutants", name, tests)
-    print(f"{name}: {outcome} (mutmut's exit code was {code})", flush=True)
+    if outcome != "survived" or code != PASSED:
+        print(f"{name}: {outcome} (mutmut's exit code was {code})", flush=True)
     return outcome
 
 

@@ -199,6 +199,7 @@ TIME = r"not a time: expected seconds since 1970 or ISO 8601, such as 2024-05-31
         (column([0.0, float("inf")]), r"column c is infinite in row 1: give a time, or null"),
         (column([True]), r"column c has type bool: expected seconds since 1970, dates or ISO 8601 strings"),
         (column(["2024-05-31", "31.05.2024"]), rf"column c is '31\.05\.2024' in row 1, {TIME}"),
+        (column(["2024-05-31", "2024-05-31T18"]), rf"column c is '2024-05-31T18' in row 1, {TIME}$"),
         (column([str(NOON)]), rf"column c is '{NOON}' in row 0, {TIME}"),
         (text(["2024-05-31", str(NOON)]), rf"column c is '{NOON}' in row 1, {TIME}"),
         (text(["2024-05-31", "2024-06-31", "2024-07-01", "2024-13-01"]), rf"column c is '2024-06-31' in row 1, {TIME}"),

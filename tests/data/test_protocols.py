@@ -76,6 +76,16 @@ def test_global_time_by_hand():
     assert parts.test.requests.history.columns["positive"].tolist() == [True, True, True, True, True, False]
 
 
+def test_no_event_of_a_request_s_time_is_in_its_history_at_the_start_of_the_log_either():
+    events = log(
+        (1, 1, 110, "back", None),
+        (1, 2, 110, "buy", None),
+        (2, 1, 10, "buy", None),
+        (2, 2, 210, "buy", None),
+    )
+    assert asked(split(events, SplitConfig(t1=100, t2=200)).validation, events) == {1: (110, [], [2])}
+
+
 def test_a_session_wins_over_a_timestamp():
     """User 1: two invoices of one minute are two baskets, one that spans two minutes is one, within the window."""
     events = log(

@@ -80,6 +80,12 @@ def test_json_lines(tmp_path, name):
     assert not table.from_text
 
 
+def test_json_lines_of_some_megabytes(tmp_path):
+    texts = ["x" * 3_000_000, "y"]
+    lines = "".join(f'{{"a": "{text}"}}\n' for text in texts)
+    assert open_table(write(tmp_path, "t.jsonl", lines)).read("a").to_pylist() == texts
+
+
 @pytest.mark.parametrize(("name", "text"), [("t.csv.gz", "a\n7\n"), ("t.jsonl.gz", '{"a": "7"}\n')])
 def test_compressed_text(tmp_path, name, text):
     path = tmp_path / name

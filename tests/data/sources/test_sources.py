@@ -235,6 +235,8 @@ def test_steam_200k_has_the_order_of_its_file(tmp_path, caplog):
     assert log.kinds == ("play", "purchase")
     assert catalog.titles == ["Abe", "Doom, II"]
     assert "the order of the file is used and means nothing" in caplog.text
+    (tmp_path / "steam-200k.csv").write_text("5,0042,purchase,1.0,0\n")
+    assert steam.load("200k", tmp_path)[1].titles == ["0042"]
     with pytest.raises(DataError, match=r"no steam-200k\.csv in None: get it from https://www\.kaggle\.com"):
         steam.load("200k")
 

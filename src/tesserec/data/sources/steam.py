@@ -33,8 +33,8 @@ def load(name: str = "reviews", folder: Path | None = None, *, url: str = URL) -
     if name == "200k":
         return _load_200k(local(folder, "steam-200k.csv", "https://www.kaggle.com/datasets/tamber/steam-video-games"))
     reviews, games = (fetch(f"{url}steam_{file}.json.gz", folder, "steam") for file in ("reviews", "games"))
-    fields = {"user_id": "username", "item_id": "product_id", "value": "hours", "timestamp": "date"}
-    rows = [[record.get(theirs) for theirs in fields.values()] for record in records(reviews, literal=True)]
+    fields = ("username", "product_id", "hours", "date")
+    rows = [[record.get(field) for field in fields] for record in records(reviews, literal=True)]
     schema = {"user_id": pl.String, "item_id": pl.String, "value": pl.Float32, "timestamp": pl.String}
     log = read_events(pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("value").fill_null(0)))
     return log, catalog_for(log, _games(games))
