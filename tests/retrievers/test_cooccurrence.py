@@ -61,9 +61,9 @@ def test_pairs_are_divided_by_a_power_of_the_count():
     assert pairs(fitted(window=1, normalization=1.0))[3] == [0, 1, 0, 0, 0]
 
 
-def test_probabilities_add_the_rows_of_the_history_by_steps_ago():
-    retriever = fitted(window=2, decay=0.5, history_decay=0.5)
-    found = retriever.probabilities(requests_of([[[0], [1]], [[1], [0, 3]], [[4]], []]))
+def test_scores_add_the_rows_of_the_history_by_steps_ago():
+    retriever = fitted(window=2, decay=0.5, history_decay=0.5, back_off=0)
+    found = retriever.score_all(requests_of([[[0], [1]], [[1], [0, 3]], [[4]], []]))
     first = [0.5, 0.5, 1.25, 0, 0]
     second = [0.25, 2, 1, 0, 0]
     assert found.tolist() == [
@@ -105,12 +105,12 @@ def test_with_too_many_pairs_four_times_the_strongest_are_kept_meanwhile(monkeyp
 
 def test_signals_are_neither_pairs_nor_history():
     kinds = {"kind_E": torch.tensor([0, 1, 0, 0, 0, 0]), "kinds": ("buy", "return"), "positive_kinds": ("buy",)}
-    retriever = fitted(dataclasses.replace(LOG, **kinds), window=1)
+    retriever = fitted(dataclasses.replace(LOG, **kinds), window=1, back_off=0)
     assert pairs(retriever)[0] == [0, 0, 1, 0, 0]
     requests = requests_of([[[0], [3]]])
     columns = {**requests.history.columns, "positive": torch.tensor([True, False])}
     signals = Requests(dataclasses.replace(requests.history, columns=columns))
-    assert retriever.probabilities(signals).tolist() == [[0, 0, 1, 0, 0]]
+    assert retriever.score_all(signals).tolist() == [[0, 0, 1, 0, 0]]
 
 
 def test_a_log_without_pairs_falls_back_to_popularity():

@@ -1,19 +1,20 @@
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
+from tesserec.decoding.top_k import top_k
 from tesserec.errors import NotFittedError
-from tesserec.retrievers.cooccurrence import Cooccurrence
-from tesserec.retrievers.ease import EASE
 from tesserec.retrievers.evidence import (
-    Evidence,
+    Shares,
     history_matrix,
-    normalized,
+    no_own,
     require_fitted,
+    row_shares,
     sparse_from_state,
     sparse_state,
     steps_ago,
 )
-from tesserec.retrievers.personal_frequency import PersonalFrequency
 from tesserec.retrievers.popularity import Popularity
 from tesserec.testing.data import requests_of
 from tesserec.types import History
@@ -46,10 +47,6 @@ def test_history_matrix_adds_repeated_items():
     assert matrix.nnz == 2
 
 
-def test_normalized_rows_sum_to_one_or_stay_zero():
-    assert normalized(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist() == [[0.25, 0.75], [0.0, 0.0]]
-
-
 def test_sparse_state_survives_and_grows():
     matrix = history_matrix(requests_of([[[1]], [[0], [1]]]).history, torch.tensor([1.0, 2.0, 3.0]), 2)
     state = sparse_state(matrix)
@@ -68,6 +65,45 @@ def test_require_fitted_names_the_component():
         require_fitted(None, Popularity())
 
 
-def test_which_retrievers_give_probabilities():
-    assert all(isinstance(retriever, Evidence) for retriever in (Popularity(), PersonalFrequency(), Cooccurrence()))
-    assert not isinstance(EASE(), Evidence)
+def random_shares(generator, num_requests, num_items):
+    own = torch.rand(num_requests, num_items, generator=generator)
+    own *= torch.rand(num_requests, num_items, generator=generator) < 0.3
+    shared_N = torch.rand(num_items, generator=generator)
+    return Shares(sp.csr_matrix(own.numpy()), shared_N), own + shared_N
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shares_are_as_if_written_out(seed):
+    generator = torch.Generator().manual_seed(seed)
+    shares, dense_BN = random_shares(generator, 3, 11)
+    torch.testing.assert_close(shares.dense(), dense_BN)
+    items_BX = torch.randint(11, (3, 6), generator=generator)
+    torch.testing.assert_close(shares.at(items_BX), dense_BN.gather(1, items_BX))
+    requests = requests_of(
+        [[[0, 4]], [[7], [2]], []],
+        exclude_history=seed % 2 == 0,
+        excluded=[[], [10, 0, 1, 3, 5, 6, 8], [9]] if seed % 3 else None,
+        available=[item != seed for item in range(11)] if seed % 4 else None,
+    )
+    for k in (1, 4, 13):
+        found = shares.best(requests, k)
+        assert found.dtype == torch.int64
+        expected = top_k(dense_BN, requests, k).items_BK
+        assert found.sort(1).values.tolist() == expected.sort(1).values.tolist()
+
+
+def test_without_own_items_all_requests_get_what_they_share():
+    shares = Shares(no_own(2, 4), torch.tensor([0.1, 0.3, 0.0, 0.6]))
+    requests = requests_of([[[3]], []], exclude_history=True)
+    assert shares.best(requests, 2).tolist() == [[0, 1], [1, 3]]
+    assert shares.at(torch.tensor([[3], [2]])).tolist() == [[pytest.approx(0.6)], [0.0]]
+    nobody = Shares(no_own(0, 4), shares.shared_N)
+    assert nobody.best(requests_of([]), 2).shape == (0, 2)
+
+
+def test_rows_are_scaled_to_a_sum_and_empty_ones_stay():
+    matrix = sp.csr_matrix((np.array([3, 1, 2], np.float32), np.array([2, 0, 1]), np.array([0, 2, 2, 3])), shape=(3, 3))
+    found = row_shares(matrix, 0.5)
+    assert found.toarray().tolist() == [[0.125, 0, 0.375], [0, 0, 0], [0, 0.5, 0]]
+    assert found.indices.tolist() == [0, 2, 1]
+    assert found.dtype == np.float32

@@ -217,7 +217,7 @@ def test_a_fused_score_is_the_weighted_evidence_of_all_sources(repeating):
         if name in expected:
             scores_BN = torch.empty(2, 12).scatter(1, expected[name].items_BK, expected[name].scores_BK)
         elif name == "popularity":
-            scores_BN = (repeating.personal.popularity.probabilities(requests) + 1e-7).log()
+            scores_BN = (repeating.personal.popularity.shares(requests).dense() + 1e-7).log()
         else:
             scores_BN = (getattr(repeating, name).score_all(requests) + 1e-7).log()
         torch.testing.assert_close(found.trace[name], weight * scores_BN.gather(1, found.items_BK))

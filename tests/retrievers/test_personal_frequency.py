@@ -25,7 +25,7 @@ def fitted(**settings):
 
 def test_events_count_by_steps_ago():
     requests = requests_of([[[0, 1], [1], [4, 0]], []])
-    found = fitted(decay=0.5).probabilities(requests)
+    found = fitted(decay=0.5, back_off=0).score_all(requests)
     assert found.tolist() == [pytest.approx([1.25 / 3, 0.75 / 3, 0, 0, 1 / 3]), [0.0] * 5]
 
 
@@ -47,7 +47,7 @@ def test_returned_items_do_not_count():
     requests = requests_of([[[0], [1]]])
     columns = {**requests.history.columns, "positive": torch.tensor([True, False])}
     signals = Requests(dataclasses.replace(requests.history, columns=columns))
-    assert fitted().probabilities(signals).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+    assert fitted(back_off=0).score_all(signals).tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
 
 
 def test_a_pair_that_is_bought_again_is_found():

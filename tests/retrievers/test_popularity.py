@@ -63,11 +63,11 @@ def test_the_list_is_the_same_for_all_and_full():
     assert found.scores_BK[0, 3] == 0
 
 
-def test_probabilities_are_shares_and_zero_without_events():
-    found = fitted(window_days=None).probabilities(requests_of([[], []]))
+def test_shares_sum_to_one_and_are_zero_without_events():
+    found = fitted(window_days=None).shares(requests_of([[], []])).dense()
     assert found.tolist() == [pytest.approx([14 / 35, 14 / 35, 7 / 35, 0])] * 2
     nothing = fitted(interactions_of([[]], 4))
-    assert nothing.probabilities(EMPTY).tolist() == [[0.0] * 4]
+    assert nothing.shares(EMPTY).dense().tolist() == [[0.0] * 4]
     assert nothing.retrieve(EMPTY, 2).items_BK.tolist() == [[0, 1]]
 
 

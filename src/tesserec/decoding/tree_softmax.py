@@ -191,7 +191,7 @@ class TreeSoftmax(nn.Module):
     ) -> Tensor:
         """Each query times the unit vectors of its parent's children, [E]."""
         parent_G, group_U, size_G = torch.unique(parent_U, return_inverse=True, return_counts=True)
-        if len(child_E) < LARGE_PRODUCT * len(parent_G):
+        if len(child_E) <= LARGE_PRODUCT * len(parent_G):
             return (query_UD[owner_E] * F.normalize(self._vectors(level, child_E), dim=-1)).sum(-1)
         # A matrix product a parent: its children's vectors are not copied for each query.
         _, owner_F, child_F = self._children(level, parent_G)

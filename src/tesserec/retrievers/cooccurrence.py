@@ -26,9 +26,10 @@ from torch import Tensor
 from tesserec.config import Field, component
 from tesserec.decoding.top_k import top_k_in_batches
 from tesserec.retrievers.evidence import (
+    Shares,
     history_matrix,
-    normalized,
     require_fitted,
+    row_shares,
     sparse_from_state,
     sparse_state,
     steps_ago,
@@ -110,17 +111,16 @@ class Cooccurrence:
         return PAIR_BYTES * min(2 * self.window * num_events, num_items**2, MAX_PAIRS)
 
     def score_all(self, requests: Requests) -> Tensor:
-        """(1 − back_off) · probability + back_off · popularity share, [B, N] float32 in [0, 1]."""
-        following_BN = self.probabilities(requests)
-        return following_BN.mul_(1 - self.back_off).add_(self.popularity.probabilities(requests), alpha=self.back_off)
+        """(1 − back_off) · share of the history's pairs + back_off · popularity share, [B, N] float32 in [0, 1]."""
+        return self.shares(requests).dense()
 
-    def probabilities(self, requests: Requests) -> Tensor:
-        """The summed weights of the history's pairs as shares, [B, N]; all zero where no item has any."""
+    def shares(self, requests: Requests) -> Shares:
+        """The same without writing out items that follow nothing of the history."""
         weights = require_fitted(self._weights, self)
         history = requests.history.positives()
         weights_H = self.history_decay ** steps_ago(history).float()
-        seen = history_matrix(history, weights_H, weights.shape[0])
-        return normalized(torch.from_numpy((seen @ weights).toarray()))
+        following = history_matrix(history, weights_H, weights.shape[0]) @ weights
+        return Shares(row_shares(following, 1 - self.back_off), self.back_off * self.popularity.share_N())
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""

@@ -1,25 +1,29 @@
 """What the counting retrievers share: weights over a history, and scores as probabilities.
 
-Dimensions: B requests · H history events · N items.
+Dimensions: B requests · H history events · N items · X items asked for · K best items · O own entries of a request.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tesserec.decoding.top_k import available_items, excluded_keys, first_best
 from tesserec.errors import NotFittedError
-from tesserec.types import ComponentState, History, Requests, as_numpy
+from tesserec.types import PAD, ComponentState, History, Requests, as_numpy
 
 __all__ = [
-    "Evidence",
+    "Shares",
     "history_matrix",
-    "normalized",
+    "no_own",
     "require_fitted",
+    "row_shares",
     "sparse_from_state",
     "sparse_state",
     "steps_ago",
@@ -28,12 +32,63 @@ __all__ = [
 T = TypeVar("T")
 
 
-@runtime_checkable
-class Evidence(Protocol):
-    """A retriever that gives probabilities: one source of a mixture."""
+@dataclass(frozen=True)
+class Shares:
+    """A number for each request and item, [B, N]: its own where there is one, plus one that all requests share.
 
-    def probabilities(self, requests: Requests) -> Tensor:
-        """[B, N] float32, before filters; a row sums to 1, or is all zero where nothing is known of the request."""
+    A request knows something of a few items only, so that a large catalog is never written out.
+    """
+
+    own: sp.csr_matrix
+    """[B, N], at least 0."""
+    shared_N: Tensor
+    """At least 0."""
+
+    def dense(self) -> Tensor:
+        """All of it, [B, N] float32."""
+        return torch.from_numpy(self.own.toarray()) + self.shared_N
+
+    def at(self, items_BX: Tensor) -> Tensor:
+        """The numbers of some items of each request, [B, X]; those of ``PAD`` mean nothing."""
+        items_BX = items_BX.clamp(min=0)
+        rows = np.repeat(np.arange(self.own.shape[0]), np.diff(self.own.indptr))
+        keys = torch.from_numpy(rows * self.own.shape[1] + self.own.indices)
+        found_BX = self.shared_N[items_BX]
+        if not len(keys):
+            return found_BX
+        wanted_BX = torch.arange(len(items_BX))[:, None] * self.own.shape[1] + items_BX
+        place_BX = torch.searchsorted(keys, wanted_BX).clamp(max=len(keys) - 1)
+        own_BX = torch.from_numpy(self.own.data)[place_BX]
+        return found_BX + own_BX.masked_fill(keys[place_BX] != wanted_BX, 0.0)
+
+    def best(self, requests: Requests, k: int) -> Tensor:
+        """The ``k`` allowed items of each request with the largest numbers, [B, k] in no order; ``PAD`` where fewer.
+
+        They are among the request's own items and the ``k`` allowed ones that all requests share most of.
+        """
+        num_items = self.own.shape[1]
+        excluded = excluded_keys(requests, num_items)
+        most = min(num_items, k + int(torch.bincount(excluded // num_items, minlength=1).max()))
+        available_N = available_items(requests, num_items)
+        shared_N = self.shared_N.masked_fill(~available_N, -torch.inf)
+        shared_BK = first_best(shared_N[None], most).expand(len(requests), -1)
+        own_BO = self._own_items()
+        items_BX = torch.cat([shared_BK, own_BO], 1)
+        scores_BX = self.at(items_BX).masked_fill((items_BX == PAD) | ~available_N[items_BX], -torch.inf)
+        keys_BX = (torch.arange(len(items_BX))[:, None] * num_items + items_BX).masked_fill(items_BX == PAD, PAD)
+        shared_keys, own_keys = keys_BX[:, :most].contiguous(), keys_BX[:, most:].contiguous()
+        repeated_BX = F.pad(torch.isin(shared_keys, own_keys), (0, own_BO.shape[1]))
+        scores_BX = scores_BX.masked_fill(repeated_BX | torch.isin(keys_BX, excluded), -torch.inf)
+        picks_BK = first_best(scores_BX, min(k, scores_BX.shape[1]))
+        items_BK = items_BX.gather(1, picks_BK).masked_fill(scores_BX.gather(1, picks_BK) == -torch.inf, PAD)
+        return F.pad(items_BK, (0, k - items_BK.shape[1]), value=PAD)
+
+    def _own_items(self) -> Tensor:
+        """The items of each row, [B, O], ``PAD`` at the end."""
+        counts = np.diff(self.own.indptr)
+        items = np.full((len(counts), counts.max(initial=0)), PAD)
+        items[np.arange(items.shape[1]) < counts[:, None]] = self.own.indices
+        return torch.from_numpy(items)
 
 
 def steps_ago(history: History) -> Tensor:
@@ -59,10 +114,18 @@ def history_matrix(history: History, weights_H: Tensor, num_items: int) -> sp.cs
     return matrix
 
 
-def normalized(weights_BN: Tensor) -> Tensor:
-    """Each row divided by its sum; rows without any weight stay zero."""
-    total_B1 = weights_BN.sum(1, keepdim=True)
-    return weights_BN / total_B1.masked_fill(total_B1 == 0, 1)
+def no_own(num_requests: int, num_items: int) -> sp.csr_matrix:
+    """The own part [B, N] of ``Shares`` where there is none."""
+    none = np.zeros(0, np.int32)
+    return sp.csr_matrix((np.zeros(0, np.float32), (none, none)), shape=(num_requests, num_items))
+
+
+def row_shares(matrix: sp.csr_matrix, factor: float) -> sp.csr_matrix:
+    """Each row scaled to the sum ``factor``, columns ascending; rows without any weight stay empty."""
+    total_B = np.asarray(matrix.sum(1)).squeeze(1)
+    matrix.data *= np.repeat(factor / np.where(total_B == 0, 1, total_B), np.diff(matrix.indptr)).astype(np.float32)
+    matrix.sort_indices()
+    return matrix
 
 
 def require_fitted(state: T | None, component: object) -> T:

@@ -154,7 +154,7 @@ class Mosaic:
         A request without a history is answered by popularity.
         """
         network = require_fitted(self._network, self)
-        size = min(256, max(1, MAX_SCORES // (4 * network.num_items)))
+        size = _num_at_once(network)
         if len(requests) <= size:
             return self._answer(network, requests, k, self.answer)
         parts = [self._answer(network, requests.take(rows), k, self.answer) for rows in requests.batches(size)]
@@ -242,26 +242,35 @@ class Mosaic:
     def _evidence(self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
         """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
         most = max(self.heads.num_candidates, k)
-        scores = [
-            network.dense_log_probs(encoded),
-            *((source.score_all(requests) + FLOOR).log() for source in (self.cooccurrence, self.personal)),
-            (self.personal.popularity.probabilities(requests) + FLOOR).log(),
+        dense_BN = network.dense_log_probs(encoded)
+        counted = [source.shares(requests) for source in (self.cooccurrence, self.personal, self.personal.popularity)]
+        proposed = [
+            network.generate(encoded, requests, max(self.heads.num_beams, k), most).items_BK,
+            top_k(dense_BN, requests, most).items_BK,
+            *(shares.best(requests, most) for shares in counted),
         ]
-        generated = network.generate(encoded, requests, max(self.heads.num_beams, k), most)
-        items_BX = union([generated.items_BK, *(top_k(scores_BN, requests, most).items_BK for scores_BN in scores)])
-        generative_BX = network.item_log_probs(encoded, items_BX)
-        rest = [scores_BN.gather(1, items_BX.clamp(min=0)) for scores_BN in scores]
-        return items_BX, torch.stack([generative_BX, *rest], -1)
+        items_BX = union(proposed)
+        evidence = [
+            network.item_log_probs(encoded, items_BX),
+            dense_BN.gather(1, items_BX.clamp(min=0)),
+            *((shares.at(items_BX) + FLOOR).log() for shares in counted),
+        ]
+        return items_BX, torch.stack(evidence, -1)
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
         known = validation.take((validation.requests.history.lengths > 0).nonzero().squeeze(1))
         parts = []
         with torch.no_grad():
-            for rows in known.requests.batches(256):
+            for rows in known.requests.batches(_num_at_once(network)):
                 requests = known.requests.take(rows)
                 encoded = network.encode(windows_of(requests.history, self.max_length))
                 parts.append(self._evidence(network, encoded, requests, 10))
         return fit_weights(parts, known.relevant, torch.tensor(PRIOR)) if parts else self._weights_S
+
+
+def _num_at_once(network: MosaicNetwork) -> int:
+    """Requests that are answered at once."""
+    return min(256, max(1, MAX_SCORES // network.num_items))
 
 
 def _semantic_ids(context: FitContext) -> SemanticIds:

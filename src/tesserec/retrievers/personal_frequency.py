@@ -14,12 +14,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from tesserec.config import Field, component
 from tesserec.decoding.top_k import top_k_in_batches
-from tesserec.retrievers.evidence import history_matrix, normalized, require_fitted, steps_ago
+from tesserec.retrievers.evidence import Shares, history_matrix, require_fitted, row_shares, steps_ago
 from tesserec.retrievers.popularity import Popularity
 from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
 
@@ -49,16 +48,15 @@ class PersonalFrequency:
         self._num_items = len(catalog)
 
     def score_all(self, requests: Requests) -> Tensor:
-        """(1 − back_off) · own share + back_off · popularity share, [B, N] float32 in [0, 1]."""
-        own_BN = self.probabilities(requests)
-        return own_BN.mul_(1 - self.back_off).add_(self.popularity.probabilities(requests), alpha=self.back_off)
+        """(1 − back_off) · own share + back_off · popularity share, [B, N] in [0, 1]; own: of decayed events."""
+        return self.shares(requests).dense()
 
-    def probabilities(self, requests: Requests) -> Tensor:
-        """The share of each item in the user's decayed events, [B, N]; all zero without a history."""
+    def shares(self, requests: Requests) -> Shares:
+        """The same without writing out items that the user never had."""
         num_items = require_fitted(self._num_items, self)
         history = requests.history.positives()
-        weights_H = self.decay ** steps_ago(history).float()
-        return normalized(torch.from_numpy(history_matrix(history, weights_H, num_items).toarray()))
+        own = history_matrix(history, self.decay ** steps_ago(history).float(), num_items)
+        return Shares(row_shares(own, 1 - self.back_off), self.back_off * self.popularity.share_N())
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""

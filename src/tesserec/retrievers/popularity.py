@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tesserec.config import Field, component
 from tesserec.decoding.top_k import top_k_in_batches
-from tesserec.retrievers.evidence import normalized, require_fitted
+from tesserec.retrievers.evidence import Shares, no_own, require_fitted
 from tesserec.types import NO_TIME, Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
 
 __all__ = ["Popularity"]
@@ -53,9 +53,15 @@ class Popularity:
         """Recent weight plus share of all time, [B, N] float32, at least 0."""
         return require_fitted(self._score_N, self).repeat(len(requests), 1)
 
-    def probabilities(self, requests: Requests) -> Tensor:
-        """``score_all`` divided by its sum, [B, N]; all zero where training had no events."""
-        return normalized(self.score_all(requests))
+    def share_N(self) -> Tensor:
+        """Each item's share of all scores, [N]; all zero where training had no events."""
+        score_N = require_fitted(self._score_N, self)
+        return score_N / score_N.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def shares(self, requests: Requests) -> Shares:
+        """The same shares for every request."""
+        share_N = self.share_N()
+        return Shares(no_own(len(requests), len(share_N)), share_N)
 
     def answer_newcomers(self, scores_BN: Tensor, requests: Requests) -> Tensor:
         """``scores_BN`` with the rows of requests that have no positive event replaced by ``score_all``."""
