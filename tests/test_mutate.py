@@ -78,6 +78,7 @@ def tree(tmp_path):
         "tests/test_box.py": "import box\n\ndef test_end():\n    assert box.end() == 1\n",
         "tests/test_import.py": "import box\n\nassert box.end() == 1\n\ndef test_end():\n    pass\n",
         "mutmut-stats.json": '{"tests_by_mangled_function_name": {"box.end": ["tests/test_box.py::test_end"]}}',
+        "conftest.py": "from hypothesis import settings\n\nsettings.register_profile('mutants')\n",
         "pytest.ini": "[pytest]\nmarkers = prove\n",
     }
     for name, text in files.items():

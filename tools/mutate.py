@@ -51,7 +51,7 @@ CPU_SECONDS = 30
 """Processor time that a mutant gets in a process of its own; the tests of a function need a tenth of that."""
 WALL_SECONDS = 240
 
-PYTEST = ("-p", "no:cacheprovider", "-m", "not prove", "--timeout=0")
+PYTEST = ("-p", "no:cacheprovider", "-m", "not prove", "--timeout=0", "--hypothesis-profile=mutants")
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
