@@ -107,9 +107,7 @@ def fit(
     since: Annotated[Path | None, typer.Option("--from", help="Bundle to train on, with --events since then.")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="Also write the HTML report there.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Torch device, instead of the recipe's: cpu, cuda, cuda:1.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device, instead of the recipe's; only cpu yet.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Fit even where the same bundle is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -80,7 +80,7 @@ class FitConfig:
     equal_training_time: bool = False
     """Give each baseline that trains step by step as many seconds as the retriever took."""
     device: str = "cpu"
-    """Torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``."""
+    """Torch device; only ``"cpu"`` is supported yet."""
 
 
 @component

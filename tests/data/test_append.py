@@ -68,9 +68,18 @@ def test_what_cannot_be_joined_is_refused() -> None:
     for first, second in ((untimed, read_events(NEW)), (old, untimed)):
         with pytest.raises(DataError, match="only be added where all have a time: fit anew on the whole log"):
             append_events(first, second)
-    numbers = NEW.with_columns(user_id=pl.Series([1, 2, 3, 4]))
-    with pytest.raises(DataError, match="the ids known are large_string, the new ones int64: cast the new ones"):
-        append_events(old, read_events(numbers))
+    numbers = read_events(OLD.with_columns(user_id=pl.Series([1, 2, 3])))
+    with pytest.raises(DataError, match="the ids known are int64, the new ones large_string: cast the new ones"):
+        append_events(numbers, read_events(NEW))
+
+
+def test_new_ids_that_are_all_numbers_join_those_that_are_text() -> None:
+    merged = append_ids(Vocabulary.of(["a", "7"]), Vocabulary.of([7, 8]))
+    assert merged.ids.to_pylist() == ["a", "7", "8"]
+    old = read_events(OLD)
+    grown = append_events(old, read_events(NEW.with_columns(user_id=pl.Series([1, 2, 3, 4]))))
+    assert grown.users.ids.to_pylist() == [*old.users.ids.to_pylist(), "1", "2", "3", "4"]
+    assert grown.users.to_ids(grown.user_E[-3:].long()) == ["2", "3", "4"]
 
 
 def test_ids_keep_their_places() -> None:

@@ -84,6 +84,12 @@ def test_whether_seen_items_are_left_out_comes_from_the_data():
     assert not has_repeats(log((1, 2, 1, "buy", None), (2, 1, 1, "buy", None), (2, 2, 1, "buy", None)))
 
 
+@pytest.mark.parametrize(("others", "counts"), [(98, True), (99, False)])
+def test_repeats_count_from_one_event_in_a_hundred(others, counts):
+    rows = [(user, 1, 1, "buy", None) for user in range(others)]
+    assert has_repeats(log((500, 1, 1, "buy", None), (500, 1, 2, "buy", None), *rows)) is counts
+
+
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [

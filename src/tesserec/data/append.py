@@ -27,6 +27,8 @@ _LABELS = (("kind_E", "kinds"), ("domain_E", "domains"))
 
 def append_ids(old: Vocabulary, new: Vocabulary) -> Vocabulary:
     """The ids of ``old``, then those of ``new`` that it lacks; raises ``DataError`` where types differ."""
+    if old.is_text and not new.is_text:  # a text file whose ids happen to be numbers
+        new = Vocabulary(new.ids.cast(pa.large_string()))
     if old.ids.type != new.ids.type:
         raise DataError(f"the ids known are {old.ids.type}, the new ones {new.ids.type}: cast the new ones")
     added = pa.array(positions(new.ids, old) < 0)

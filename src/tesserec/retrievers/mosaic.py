@@ -78,8 +78,8 @@ class Mosaic:
 
     model: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     """Shape of the trunk."""
-    max_length: Annotated[int, Field(ge=1)] = 128
-    """Events of a history that are read, the last ones."""
+    max_length: Annotated[int, Field(ge=2)] = 128
+    """Events of a history that are read, the last ones; a pair at least, or there is nothing to learn."""
     rows: RowsConfig = dataclasses.field(default_factory=RowsConfig)
     """Items and prefixes with vectors of their own."""
     heads: HeadsConfig = dataclasses.field(default_factory=HeadsConfig)

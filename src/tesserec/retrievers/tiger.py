@@ -70,7 +70,7 @@ class _Network(nn.Module):
         self.starts = [sum(self.sizes[:level]) for level in range(len(self.sizes))]
         self.register_buffer("codes_NL", semantic_ids.codes_NL.long() + torch.tensor(self.starts), persistent=False)
         self.codes = nn.Embedding(sum(self.sizes), config.width)
-        self.users = nn.Embedding(num_user_tokens + 1, config.width)
+        self.users = nn.Embedding(num_user_tokens + 1, config.width, padding_idx=num_user_tokens)
         self.read_positions = nn.Embedding(max_length * len(self.sizes) + 1, config.width)
         self.write_positions = nn.Embedding(len(self.sizes), config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))
@@ -81,6 +81,8 @@ class _Network(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(config.width, size) for size in self.sizes)
         for table in (self.codes, self.users, self.read_positions, self.write_positions):
             nn.init.normal_(table.weight, std=config.width**-0.5)
+        with torch.no_grad():
+            self.users.weight[num_user_tokens] = 0  # unknown users: never trained, so it must say nothing
 
     def encode(self, items_BH: Tensor, user_B: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """(keys and values of every decoder layer, which tokens exist [B, S]) of histories and hashed users."""

@@ -121,6 +121,8 @@ class _Interrupts:
         return self
 
     def _request(self, number: int, frame: object) -> None:
+        if self.requested:  # a second one does not wait for the end of a step or of validation
+            raise KeyboardInterrupt
         self.requested = True
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
