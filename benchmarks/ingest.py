@@ -67,11 +67,11 @@ def save(figure: str, values: list[float], unit: str, peak_rss_bytes: int, again
     )
 
 
-def generate(path: Path, num_events: int) -> int:
+def generate(path: Path, num_events: int, num_users: int = NUM_USERS) -> int:
     """Write the events; every user and item occurs where there are enough events. Returns the Arrow size in bytes."""
     rng = np.random.default_rng(SEED)
     columns = {}
-    for name, count, exponent in (("user_id", NUM_USERS, 0.5), ("item_id", NUM_ITEMS, 1.0)):
+    for name, count, exponent in (("user_id", num_users, 0.5), ("item_id", NUM_ITEMS, 1.0)):
         weights = np.arange(1, count + 1) ** -exponent
         ranks = np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(num_events)).clip(max=count - 1)
         ranks[:count] = np.arange(count)[:num_events]
