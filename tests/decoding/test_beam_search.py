@@ -31,6 +31,15 @@ def test_wide_beams_find_all_tuples_in_order_and_are_padded():
     assert found.codes_BML.tolist() == [[[1, 0], [0, 1], [1, 2], [0, 0], [-1, -1], [-1, -1]]]
 
 
+def test_new_arrays_are_made_where_the_trie_is():
+    requests = requests_of([[[0]], []], exclude_history=True)
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=2)
+    mask = TrieMask.of(TRIE, requests)
+    with torch.device("meta"):
+        found = beam_search(step, (), TRIE, num_requests=2, num_beams=2, mask=mask)
+    assert found.leaves_BM.tolist() == [[2, 1], [2, 1]]
+
+
 def test_one_beam_is_greedy():
     found = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 1)
     assert found.leaves_BM.tolist() == [[1]]

@@ -100,6 +100,7 @@ def test_prefixes_with_enough_targets_are_chosen_most_frequent_first():
     assert rows_of(1, 2) == [(2, 0), (2, 4)]
     assert rows_of(9, 2) == rows_of(1, 0) == []
     one_level = NodeRows.chosen(trie_of([[0], [1]], (2,)), (2,), torch.tensor([9, 9]), 1, 9)
+    assert {one_level.depth_R.dtype, one_level.key_R.dtype} == {torch.int64}
     assert one_level.depth_R.tolist() == one_level.key_R.tolist() == []
     assert one_level.key_R.dtype == torch.int64
 
