@@ -350,5 +350,5 @@ def test_the_first_items_of_a_catalog() -> None:
 
 
 def test_another_device_than_the_processor_is_refused() -> None:
-    with pytest.raises(RecipeError, match="fit.device = 'cuda' is not supported yet: leave it out, or say \"cpu\""):
+    with pytest.raises(RecipeError, match=r"fit.device = 'cuda' is not supported yet: leave it out, or say .cpu."):
         fit(shop.recipe(fit={"device": "cuda"}), *shop.data())
