@@ -22,10 +22,12 @@ from tesserec.training.loop import TrainingConfig
 from tesserec.training.measure import Measured
 from tesserec.types import Estimate, FitContext, ItemEmbeddings, SideInformation
 
-STAGES = ("ingest", "sids", "fit", "lists_10k")
 FIGURES = (
-    *(f"scale.{stage}_s" for stage in STAGES),
+    "scale.ingest_s",
+    "scale.sids_s",
+    "scale.fit_s",
     "scale.epoch_s",
+    "scale.lists_10k_s",
     "scale.estimate_ratio.seconds",
     "scale.estimate_ratio.bytes",
 )
