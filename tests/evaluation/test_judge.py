@@ -11,7 +11,7 @@ from tesserec.data import SplitConfig, export_split, load_split, read_events, sp
 from tesserec.errors import DataError, UnknownIdError
 from tesserec.evaluation import judge
 from tesserec.evaluation.judge import read_lists
-from tesserec.types import PAD, Candidates, Filters, History, Holdout, Ragged, Requests, Vocabulary
+from tesserec.types import PAD, Candidates, Catalog, Filters, History, Holdout, Ragged, Requests, Vocabulary
 
 USERS = Vocabulary.of(["ann", "bob", "cyd", "dee"])
 ITEMS = Vocabulary.of([10, 20, 30, 40, 50])
@@ -206,6 +206,14 @@ def test_validation_and_refit_are_named(folder: Path) -> None:
     assert len(parts.refit) > len(parts.train)
     plain = judge(answers(folder, "test"), folder, ks=(2,))
     assert plain.aggregates["novelty2"].mean != refit.aggregates["novelty2"].mean
+
+
+def test_a_catalog_adds_slices_by_domain(folder: Path) -> None:
+    items = load_split(folder).train.items
+    domains = ["a", "b"] * len(items)
+    catalog = Catalog(items, pl.DataFrame({"domain": domains[: len(items)]}))
+    found = judge(answers(folder, "test"), folder, catalog=catalog, ks=(2,))
+    assert {name for name in found.slices if name.startswith("domain:")} == {"domain:a", "domain:b"}
 
 
 def test_settings_reach_the_lists(folder: Path) -> None:

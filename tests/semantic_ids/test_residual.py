@@ -91,6 +91,8 @@ def test_k_means_samples_no_more_points_than_it_is_told():
     few = residual.k_means(points, 4, 1, points_per_code=1)  # 4 points for 4 codes: the points themselves
     assert len(few) == 4
     assert set(few[:, 0].tolist()) <= set(range(100))
+    many = torch.arange(600.0)[:, None]
+    assert residual.k_means(many, 1, 0, points_per_code=600).tolist() == [[299.5]]
     exactly = residual.k_means(points[:4], 4, 1, points_per_code=1)
     assert sorted(exactly[:, 0].tolist()) == [0, 1, 2, 3]
 
