@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from benchmarks._record import ROOT, record
+from tesserec.config import fresh
 from tesserec.data.splits import split
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.pipeline import read_data
-from tesserec.recipe import fresh, read_recipe
+from tesserec.recipe import read_recipe
 from tesserec.retrievers.mosaic import Mosaic
 from tesserec.retrievers.tiger import TIGER
 from tesserec.semantic_ids.build import fit_semantic_ids

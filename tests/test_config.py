@@ -16,11 +16,17 @@ from tesserec.config import (
     component,
     described,
     did_you_mean,
+    fresh,
     import_class,
     load_toml,
     settings_of,
 )
+from tesserec.embedders import Concatenate, CooccurrenceSVD, TfidfSVD
 from tesserec.errors import RecipeError
+from tesserec.retrievers.cooccurrence import Cooccurrence
+from tesserec.retrievers.popularity import Popularity
+from tesserec.testing.data import chain
+from tesserec.types import FitContext
 
 
 @component
@@ -186,3 +192,16 @@ def test_did_you_mean() -> None:
     assert did_you_mean("sed", ["seed", "data"]) == "; did you mean seed?"
     assert did_you_mean("qqq", ["seed", "data"]) == "; known: data, seed"
     assert did_you_mean("qqq", []) == "; known: none"
+
+
+def test_fresh_components_and_their_parts_are_not_fitted() -> None:
+    fitted = Cooccurrence(window=2, popularity=Popularity(window_days=3))
+    fitted.fit(*chain(), FitContext())
+    copy = fresh(fitted)
+    assert copy == Cooccurrence(window=2, popularity=Popularity(window_days=3))
+    assert copy._weights is None
+    assert copy.popularity._score_N is None
+    both = Concatenate(sources=(TfidfSVD(num_features=3), CooccurrenceSVD()), weights=(1.0, 2.0))
+    other = fresh(both)
+    assert other == both
+    assert all(one is not two for one, two in zip(other.sources, both.sources, strict=True))

@@ -20,7 +20,6 @@ from tesserec.recipe import (
     FitConfig,
     Recipe,
     default_recipe,
-    fresh,
     parse_recipe,
     read_recipe,
 )
@@ -83,14 +82,6 @@ def test_defaults() -> None:
 def test_the_digest_differs_with_any_setting(change: dict[str, Any]) -> None:
     assert shop.recipe(**change).digest() != shop.recipe().digest()
     assert re.fullmatch(r"[0-9a-f]{16}", shop.recipe().digest())
-
-
-def test_fresh_components_are_not_fitted() -> None:
-    fitted = Popularity(window_days=3)
-    fitted.fit(*shop.data(), None)  # type: ignore[arg-type]
-    copy = fresh(fitted)
-    assert copy == Popularity(window_days=3)
-    assert copy._score_N is None
 
 
 CODES = {"class": "tesserec.semantic_ids.codes_file:CodesFile", "path": "codes.csv"}

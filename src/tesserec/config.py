@@ -27,6 +27,7 @@ __all__ = [
     "component",
     "described",
     "did_you_mean",
+    "fresh",
     "import_class",
     "load_toml",
     "settings_of",
@@ -142,6 +143,18 @@ def described(component: Any) -> dict[str, Any]:
     """``settings_of`` with the component's own ``class`` path."""
     cls = type(component)
     return {"class": f"{cls.__module__}:{cls.__qualname__}", **settings_of(component)}
+
+
+def fresh(prototype: T) -> T:
+    """An unfitted component with the settings of ``prototype``; the components in it are unfitted too."""
+    parts = {field.name: getattr(prototype, field.name) for field in dataclasses.fields(prototype) if field.init}  # type: ignore[arg-type]  # components are dataclasses
+    return dataclasses.replace(prototype, **{name: _unfitted(part) for name, part in parts.items()})  # type: ignore[type-var]
+
+
+def _unfitted(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_unfitted(one) for one in part)
+    return fresh(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
 
 
 def _plain(value: Any) -> Any:

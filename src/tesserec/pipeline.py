@@ -32,7 +32,7 @@ from tesserec.bundle import (
     save_report,
     save_state,
 )
-from tesserec.config import did_you_mean
+from tesserec.config import did_you_mean, fresh
 from tesserec.data import sources
 from tesserec.data.catalog import align_catalog, catalog_of, read_catalog
 from tesserec.data.interactions import k_core, read_events
@@ -41,7 +41,7 @@ from tesserec.data.tables import Source
 from tesserec.errors import RecipeError
 from tesserec.evaluation.evaluate import evaluate
 from tesserec.evaluation.report import Report
-from tesserec.recipe import DataConfig, Recipe, fresh, parse_recipe
+from tesserec.recipe import DataConfig, Recipe, parse_recipe
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.table import add_items

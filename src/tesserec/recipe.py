@@ -131,11 +131,6 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.table(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fresh(prototype: T) -> T:
-    """An unfitted component with the settings of ``prototype``."""
-    return dataclasses.replace(prototype)  # type: ignore[type-var]  # components are dataclasses
-
-
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file; relative paths of its data are seen from the file's folder."""
     recipe = parse_recipe(load_toml(path))

@@ -23,7 +23,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from tesserec.config import Field, component
+from tesserec.config import Field, component, fresh
 from tesserec.decoding.top_k import top_k_in_batches
 from tesserec.retrievers.evidence import (
     Shares,
@@ -100,7 +100,7 @@ class Cooccurrence:
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time of ``fit`` from that of its first events; memory as if no pair came twice."""
         sample = train.select(torch.arange(min(len(train), CHUNK_EVENTS)))
-        probe = dataclasses.replace(self, popularity=dataclasses.replace(self.popularity))
+        probe = fresh(self)
         with Measured() as cost:
             probe.fit(sample, catalog, context)
         seconds = cost.seconds * len(train) / max(len(sample), 1)

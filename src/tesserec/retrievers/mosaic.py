@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from tesserec.config import Field, component, settings_of
+from tesserec.config import Field, component, fresh, settings_of
 from tesserec.data.batches import (
     Windows,
     history_of,
@@ -101,17 +101,15 @@ class Mosaic:
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         """Count, train both heads, and fit the weights of the fusion on ``context.validation`` where it is given."""
         self._count(train, catalog, context)
-        fresh = dataclasses.replace(self)
-        log = train_model(fresh.job(train, catalog, context), self.training, context)
+        fitted = dataclasses.replace(self)
+        log = train_model(fitted.job(train, catalog, context), self.training, context)
         if context.validation is not None:
-            fresh._weights_S = fresh._fitted_weights(require_fitted(fresh._network, fresh), context.validation)
-        self._network, self._weights_S, self.training_log = fresh._network, fresh._weights_S, log
+            fitted._weights_S = fitted._fitted_weights(require_fitted(fitted._network, fitted), context.validation)
+        self._network, self._weights_S, self.training_log = fitted._network, fitted._weights_S, log
 
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time and memory of ``fit`` with the same arguments, from a part of each of its stages."""
-        probe = dataclasses.replace(
-            self, cooccurrence=dataclasses.replace(self.cooccurrence), personal=dataclasses.replace(self.personal)
-        )
+        probe = fresh(self)
         counting = probe.cooccurrence.estimate(train, catalog, context)
         probe._count(train.select(torch.arange(min(len(train), CHUNK_EVENTS))), catalog, context)
         training = estimate_training(partial(probe.job, train, catalog), self.training, context)
