@@ -352,3 +352,12 @@ def test_the_first_items_of_a_catalog() -> None:
 def test_another_device_than_the_processor_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"fit.device = 'cuda' is not supported yet: leave it out, or say .cpu."):
         fit(shop.recipe(fit={"device": "cuda"}), *shop.data())
+
+
+def test_threads_are_the_recipes_while_fitting_and_the_callers_after() -> None:
+    seen: list[int] = []
+    before = torch.get_num_threads()
+    recipe = shop.recipe(fit={"num_threads": before + 1, "refit": False})
+    fit(recipe, *shop.data(), tell=lambda line: seen.append(torch.get_num_threads()))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before

@@ -12,7 +12,8 @@ import dataclasses
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,18 @@ def fit(
     stages raise.
     """
     _check_device(recipe.fit.device)
+    with _threads(recipe.fit.num_threads):
+        return _fit(recipe, interactions, catalog, work_folder, progress, tell)
+
+
+def _fit(  # noqa: PLR0917  # the arguments of ``fit``
+    recipe: Recipe,
+    interactions: Interactions,
+    catalog: Catalog,
+    work_folder: Path | None,
+    progress: Progress,
+    tell: Tell,
+) -> Contents:
     work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions, catalog)}")
     if work.resumed:
         tell(f"continuing the run that was stopped, from {work_folder}")
@@ -189,8 +202,9 @@ def update(
     parts = split(interactions, recipe.split)
     content = extended_content(recipe, contents.content, catalog)
     run = _Run(recipe, parts, catalog, _context(recipe, content, progress), work, tell)
-    judged = {recipe.name: _judge_served(run, contents), **_judge_all(run, recipe.baselines)}
-    serving = _served(run, interactions, contents.serving)
+    with _threads(recipe.fit.num_threads):
+        judged = {recipe.name: _judge_served(run, contents), **_judge_all(run, recipe.baselines)}
+        serving = _served(run, interactions, contents.serving)
     work.remove()
     return _contents(run, interactions, content, serving, judged)
 
@@ -392,6 +406,17 @@ def _served(run: _Run, interactions: Interactions, start: ComponentState) -> Com
         return _stamped(retriever.state(), run.catalog)
 
     return run.work.state("serving", make)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """A block in which torch uses ``number`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_device(device: str) -> None:

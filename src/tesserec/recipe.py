@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from tesserec.config import Field, build, build_component, component, described, did_you_mean, load_toml, settings_of
 from tesserec.data.splits import SplitConfig
@@ -31,8 +31,6 @@ from tesserec.semantic_ids.table import Collisions
 from tesserec.types import Catalog, Embedder, Quantizer, Retriever
 
 __all__ = ["DataConfig", "EvaluationConfig", "FitConfig", "Recipe", "default_recipe", "parse_recipe", "read_recipe"]
-
-T = TypeVar("T")
 
 SECTIONS = ("seed", "data", "split", "embedder", "semantic_ids", "retriever", "baselines", "fit", "evaluation")
 
@@ -81,6 +79,8 @@ class FitConfig:
     """Give each baseline that trains step by step as many seconds as the retriever took."""
     device: str = "cpu"
     """Torch device; only ``"cpu"`` is supported yet."""
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of torch while fitting and judging; None: its own choice. Fewer are faster where others use the cores."""
 
 
 @component
