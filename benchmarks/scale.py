@@ -46,7 +46,10 @@ def main() -> None:
     """Run all stages, print what each took, and record them at full size."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--events", type=int, default=NUM_EVENTS, help="fewer are printed, not recorded")
-    num_events = parser.parse_args().events
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    num_events = arguments.events
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.parquet"
         generate(path, num_events, NUM_USERS * num_events // NUM_EVENTS)

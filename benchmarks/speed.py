@@ -29,8 +29,8 @@ SHAPE = TransformerConfig(width=64, num_layers=2, num_heads=2)
 PROTOCOL = (
     "users whose every target was trained once, a second: steps/s / steps an epoch * users; width 64, 2 layers "
     "(TIGER: 2 to read, 2 to write), 2 heads, same codes; Mosaic reads up to {} events and trains both heads on all "
-    "targets in batches of {} windows, TIGER reads 20 items in batches of {} prefixes; alternating rounds in one process, "
-    "{} threads; median, smallest and largest ratio of the rounds"
+    "targets in batches of {} windows, TIGER reads 20 items in batches of {} prefixes; alternating rounds in one "
+    "process, {} threads; median, smallest and largest ratio of the rounds"
 )
 
 
@@ -56,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="fewer than 5 are printed, not recorded (default: 7)")
     parser.add_argument("--steps", type=int, default=25, help="steps of each in a round (default: 25)")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     train, catalog, context = demo_data()
     mosaic, tiger = Mosaic(model=SHAPE, heads=HeadsConfig(max_pairs=ALL)), TIGER(model=SHAPE)
     rates = []
