@@ -275,3 +275,17 @@ def test_without_a_recipe_mosaic_is_fitted_and_takes_new_items() -> None:
     assert {"title", "source", "generative", "dense"} <= set(explained.columns)
     popular = recommender.recommend(histories=[[]], k=1, explain=True)
     assert popular["note"].to_list() == [NO_HISTORY]
+
+
+def test_newcomers_alone_get_the_columns_of_everybody() -> None:
+    tiny = {
+        "class": "tesserec.retrievers.mosaic:Mosaic",
+        "model": {"width": 8, "num_layers": 1, "num_heads": 1},
+        "training": {"epochs": 1},
+    }
+    mosaic = Recommender.fit(shop.events(), shop.items(), recipe=shop.table(retriever=tiny, fit={"refit": False}))
+    known = mosaic.recommend(histories=[["i00"]], k=2, explain=True)
+    newcomer = mosaic.recommend(histories=[[]], k=2, explain=True)
+    assert known.columns[5:] == ["title", "source", "generative", "dense", "cooccurrence", "personal", "popularity"]
+    assert newcomer.schema == known.schema
+    assert newcomer["note"].to_list() == [NO_HISTORY] * 2

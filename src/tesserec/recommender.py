@@ -279,21 +279,22 @@ class Recommender:
 
     def _frame(self, requests: Requests, labels: pa.Array, k: int, explain: bool) -> pl.DataFrame:
         known_B = requests.history.positives().lengths > 0
-        frames = []
+        none = torch.zeros(0, dtype=torch.int64)
+        # No request at all first: its columns are those of every batch, also of one that holds newcomers only.
+        empty = self.retriever.retrieve(requests.take(none), k)
+        frames = [_listed(empty, labels[:0], self.contents.catalog, none, explain).with_columns(_NO_NOTE)]
         for retriever, rows, note in ((self.retriever, known_B, None), (self._popular, ~known_B, NO_HISTORY)):
             chosen = rows.nonzero().squeeze(1)
             for at in torch.split(chosen, _BATCH) if len(chosen) else []:
                 found = retriever.retrieve(requests.take(at), k)
                 frame = _listed(found, labels.take(pa.array(as_numpy(at))), self.contents.catalog, at, explain)
                 frames.append(frame.with_columns(note=pl.lit(note, pl.String)))
-        if not frames:
-            return _listed(_NOTHING, labels, self.contents.catalog).with_columns(note=pl.lit(None, pl.String))
         together = pl.concat(frames, how="diagonal_relaxed").sort("_row", "rank").drop("_row")
         return together.select("user_id", "item_id", "score", "rank", "note", pl.exclude(_COLUMNS))
 
 
 _COLUMNS = ("user_id", "item_id", "score", "rank", "note")
-_NOTHING = Candidates(torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
+_NO_NOTE = pl.lit(None, pl.String).alias("note")
 
 
 def work_folder_of(folder: Path) -> Path:
@@ -363,7 +364,7 @@ def _listed(
     if rows is not None:
         columns["_row"] = as_numpy(rows)[row_R]
     if explain:
-        columns["title"] = [catalog.titles[item] for item in item_R]
+        columns["title"] = pl.Series([catalog.titles[item] for item in item_R], dtype=pl.String)
         if found.source_BK is not None:
             names = [found.sources[s] if s >= 0 else None for s in found.source_BK[filled_BK].tolist()]
             columns["source"] = pl.Series(names, dtype=pl.String)
