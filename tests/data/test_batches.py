@@ -60,6 +60,13 @@ def test_unknown_times_and_times_after_the_last_are_zero_days():
     assert known.days_BT.tolist() == [[0, 0, 0]]
     unknown_last = windows_of(history(2, time=torch.tensor([DAY_S, NO_TIME])), 2)
     assert unknown_last.days_BT.tolist() == [[0, 0]]
+    assert unknown_last.times_BT.tolist() == [[DAY_S, NO_TIME]]
+
+
+def test_times_are_unknown_where_there_is_no_event():
+    found = windows_of(history(2, 1, time=torch.tensor([2**40 + 1, 2**40 + 2, 7])), 2)
+    assert found.times_BT.tolist() == [[2**40 + 1, 2**40 + 2], [NO_TIME, 7]]
+    assert windows_of(history(2), 2).times_BT.tolist() == [[NO_TIME] * 2]
 
 
 @pytest.mark.parametrize("windows", [windows_of, training_windows])

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tesserec.types import PAD, History, Interactions
+from tesserec.types import NO_TIME, PAD, History, Interactions
 
 __all__ = [
     "Windows",
@@ -78,11 +78,17 @@ class Windows:
         return (number_BT[:, -1:] - number_BT).masked_fill(~self.valid_BT, 0)
 
     @cached_property
+    def times_BT(self) -> Tensor:
+        """Seconds since 1970 UTC, int64; ``NO_TIME`` where unknown and where there is no event."""
+        times = self.history.columns.get("time")
+        return torch.full_like(self._positions_BT, NO_TIME) if times is None else self._column(times, NO_TIME)
+
+    @cached_property
     def days_BT(self) -> Tensor:
         """Days from the event to the window's last event, float32; 0 where times are unknown."""
         if "time" not in self.history.columns:
             return torch.zeros(self.valid_BT.shape)
-        time_BT = self._column(self.history.columns["time"], -1)
+        time_BT = self.times_BT
         return ((time_BT[:, -1:] - time_BT).clamp(min=0).float() / SECONDS_A_DAY).masked_fill(time_BT < 0, 0.0)
 
     @cached_property

@@ -18,20 +18,19 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from tesserec.config import Field, component, settings_of
-from tesserec.data.batches import Windows, history_of, shuffled_batches, training_windows, windows_of
+from tesserec.config import Field, component
+from tesserec.data.batches import Windows, windows_of
 from tesserec.decoding.top_k import top_k_in_batches
-from tesserec.nn.growth import load_grown
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.transformer import TransformerConfig, Trunk
 from tesserec.retrievers.evidence import require_fitted
+from tesserec.retrievers.next_item import next_event_labels, next_item_job, restore_network, saved_network
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
-from tesserec.training.validation import validation_ndcg
 from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitContext, Interactions, Requests
 
-__all__ = ["SASRec"]
+__all__ = ["SASRec", "next_event_labels"]
 
 
 class _Network(nn.Module):
@@ -91,9 +90,6 @@ class SASRec:
         self.popularity.fit(train, catalog, context)
         with seeded(context.seed):
             network = self._network = _Network(self.model, len(catalog), self.max_length)
-        if context.warm_start is not None:
-            load_grown(network, context.warm_start.part("network").tensors)
-        windows = training_windows(history_of(events), self.max_length + 1)
         sampler = NegativeSampler(events.item_counts(), self.num_negatives)
 
         def loss(batch: Windows) -> Tensor:
@@ -101,21 +97,7 @@ class SASRec:
             states_PD = network(batch, num_targets=1).flatten(0, 1)[positions]
             return sampled_softmax_loss(states_PD, network.items, torch.arange(len(targets_P)), targets_P, sampler)
 
-        def validate() -> float:
-            assert context.validation is not None
-            return validation_ndcg(self.retrieve, context.validation)
-
-        size = self.training.batch_size
-        return Job(
-            "SASRec",
-            network,
-            lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_event_labels(b)[0])),
-            -(-len(windows) // size),
-            loss,
-            validate if context.validation is not None else None,
-            settings_of(self) | {"windows": len(windows), "items": len(catalog)},
-            lambda batch: batch.items_BT.numel(),
-        )
+        return next_item_job(self, network, events, loss, context)
 
     def score_all(self, requests: Requests) -> Tensor:
         """Dot products of the last state with every item, [B, N]; popularity without a history."""
@@ -132,19 +114,10 @@ class SASRec:
 
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""
-        network = ComponentState(dict(require_fitted(self._network, self).state_dict()))
-        return ComponentState.merged(network.under("network"), self.popularity.state().under("popularity"))
+        return saved_network(require_fitted(self._network, self), self.popularity)
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``."""
         network = _Network(self.model, len(catalog), self.max_length)
-        load_grown(network, state.part("network").tensors)
-        self.popularity.restore(state.part("popularity"), catalog, context)
-        self._network = network.eval()
-
-
-def next_event_labels(windows: Windows) -> tuple[Tensor, Tensor]:
-    """(flat positions b * T + t, items at t + 1) of events whose successor is to be learnt in this window."""
-    has_next_BT = windows.valid_BT[:, :-1] & windows.fresh_BT[:, 1:]
-    rows, columns = has_next_BT.nonzero(as_tuple=True)
-    return rows * windows.items_BT.shape[1] + columns, windows.items_BT[rows, columns + 1]
+        restore_network(network, self.popularity, state, catalog, context)
+        self._network = network
