@@ -6,7 +6,7 @@ import torch
 from tesserec.data.batches import history_of, training_windows, windows_of
 from tesserec.errors import VersionMismatchError
 from tesserec.nn.transformer import TransformerConfig
-from tesserec.retrievers.sasrec import SASRec, next_event_labels
+from tesserec.retrievers.sasrec import SASRec, binary_loss, next_event_labels
 from tesserec.testing.data import catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
@@ -143,8 +143,27 @@ def test_a_warm_start_goes_on_with_a_larger_catalog():
         fitted(chain(11)[0], 11, context)
 
 
+def test_binary_cross_entropy_is_the_formula():
+    """Weights are of one item, so that every draw is the target."""
+    items = torch.nn.Embedding(1, 2)
+    torch.nn.init.constant_(items.weight, 0.5)
+    states_PD, targets_P = torch.tensor([[1.0, 2.0], [-1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+    scores_P = torch.tensor([1.5, -0.5], dtype=torch.float64)
+    expected = -(scores_P.sigmoid().log() + (1 - scores_P.sigmoid()).log()).mean()
+    torch.testing.assert_close(binary_loss(states_PD, items, targets_P).double(), expected, atol=1e-6, rtol=0)
+
+
+def test_binary_cross_entropy_learns_the_chain_too():
+    retriever = fitted(chain()[0], epochs=40, loss="bce")
+    assert retriever.retrieve(requests_of(EVERY), 1).items_BK[:, 0].tolist() == NEXT
+    softmax = fitted(chain()[0]).score_all(requests_of(EVERY))
+    assert not torch.equal(fitted(chain()[0], loss="bce").score_all(requests_of(EVERY)), softmax)
+
+
 def test_settings():
     made = SASRec()
-    assert (made.max_length, made.num_negatives) == (50, None)
+    assert (made.max_length, made.num_negatives, made.loss) == (50, None, "softmax")
+    with pytest.raises(ValueError, match='loss "bce" draws one negative a position: leave out num_negatives = 9'):
+        SASRec(loss="bce", num_negatives=9)
     assert made.model == TransformerConfig(dropout=0.5)
     assert made.training == TrainingConfig()

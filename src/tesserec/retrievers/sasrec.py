@@ -3,8 +3,9 @@
 Paper: Kang & McAuley 2018, "Self-Attentive Sequential Recommendation", arXiv 1808.09781.
 Adds: one state an event; score of an item = state · item vector (tied with the input).
 Differs: softmax over the catalog, or sampled softmax with log-q correction, at every position in place of binary
-    cross-entropy with one negative (which is a straw man: half the accuracy); pre-norm layers with GELU.
-Checked: tests/retrievers/test_sasrec.py (planted chain; sampled equals full softmax when all items are drawn).
+    cross-entropy with one negative (which is a straw man, and a setting); pre-norm layers with GELU.
+Checked: tests/retrievers/test_sasrec.py (planted chain; sampled equals full softmax when all items are drawn;
+    binary cross-entropy by hand).
 
 Dimensions: B requests · T positions · P labelled positions · N items · D features.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component
@@ -30,7 +32,7 @@ from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitContext, Interactions, Requests
 
-__all__ = ["SASRec", "next_event_labels"]
+__all__ = ["SASRec", "binary_loss", "next_event_labels"]
 
 
 class _Network(nn.Module):
@@ -65,12 +67,19 @@ class SASRec:
     """Events of a history that are read, the last ones."""
     num_negatives: Annotated[int, Field(ge=1)] | None = None
     """Items drawn a step for sampled softmax; None: softmax over the whole catalog."""
+    loss: Literal["softmax", "bce"] = "softmax"
+    """What is minimized; "bce" is the paper's binary cross-entropy with one uniform random negative a position, here
+    only to show how much it loses: as a baseline it is a straw man."""
     popularity: Popularity = dataclasses.field(default_factory=Popularity)
     """What requests without a history get."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     """How it is trained."""
 
     def __post_init__(self) -> None:
+        if self.loss == "bce" and self.num_negatives is not None:
+            raise ValueError(
+                f'loss "bce" draws one negative a position: leave out num_negatives = {self.num_negatives}'
+            )
         self._network: _Network | None = None
         self.training_log: list[dict[str, float]] = []
 
@@ -95,6 +104,8 @@ class SASRec:
         def loss(batch: Windows) -> Tensor:
             positions, targets_P = next_event_labels(batch)
             states_PD = network(batch, num_targets=1).flatten(0, 1)[positions]
+            if self.loss == "bce":
+                return binary_loss(states_PD, network.items, targets_P)
             return sampled_softmax_loss(states_PD, network.items, torch.arange(len(targets_P)), targets_P, sampler)
 
         return next_item_job(self, network, events, loss, context)
@@ -121,3 +132,10 @@ class SASRec:
         network = _Network(self.model, len(catalog), self.max_length)
         restore_network(network, self.popularity, state, catalog, context)
         self._network = network
+
+
+def binary_loss(states_PD: Tensor, items: nn.Embedding, targets_P: Tensor) -> Tensor:
+    """Mean binary cross-entropy of each target against one item drawn uniformly, whichever it is."""
+    drawn_P = torch.randint(items.num_embeddings, targets_P.shape)
+    target_P, other_P = ((states_PD * items(chosen_P)).sum(1).float() for chosen_P in (targets_P, drawn_P))
+    return (F.softplus(-target_P) + F.softplus(other_P)).mean()
