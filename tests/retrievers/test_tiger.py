@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from tesserec.data.batches import history_of
 from tesserec.errors import RecipeError
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.tiger import TIGER
-from tesserec.testing.data import chain, requests_of
+from tesserec.testing.data import catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
 from tesserec.types import Catalog, FitContext, SemanticIds
@@ -78,12 +79,54 @@ def test_examples_are_all_prefixes() -> None:
     train, catalog = chain(num_users=2, length=4)
     seen = []
     tiger.fit(train, catalog, FitContext(semantic_ids=CODES, progress=lambda *args: seen.append(args)))
-    from tesserec.data.batches import history_of
-
     examples = tiger._examples(history_of(train), torch.tensor([1, 2, 3, 7]))
     assert examples.items_BH.tolist() == [[-1, -1, 0], [-1, 0, 1], [0, 1, 2], [1, 2, 3]]
     assert examples.target_B.tolist() == [1, 2, 3, 4]
     assert examples.user_B.tolist() == [0, 0, 0, 1]
+
+
+def test_an_example_alone_has_the_loss_it_has_in_a_padded_batch() -> None:
+    tiger = fitted(1)
+    network = tiger._network
+    assert network is not None
+    history = history_of(interactions_of([[[4]], [[0], [1], [2], [3], [4]], [], [[7], [9]]], 12))
+    ends = torch.tensor([2, 4, 7])
+    together = tiger._examples(history, ends)
+    assert together.items_BH.tolist() == [[-1, -1, 0], [0, 1, 2], [-1, -1, 7]]
+    assert (together.user_B.tolist(), together.target_B.tolist()) == ([1, 1, 3], [1, 3, 9])
+    alone = [tiger._examples(history, end[None]) for end in ends]
+    assert [examples.items_BH.shape[1] for examples in alone] == [1, 3, 1]
+    with torch.no_grad():
+        mean = torch.stack([network.loss(examples) for examples in alone]).mean()
+        torch.testing.assert_close(network.loss(together), mean)
+
+
+def test_batches_hold_histories_of_like_length_and_every_example_once() -> None:
+    users = [[[(user + day) % 12] for day in range(1 + user % 4)] for user in range(60)]
+    log = interactions_of(users, 12)
+    training = TrainingConfig(batch_size=10)
+    tiger = dataclasses.replace(tiny(), training=training)
+    job = tiger.job(log, catalog_of_size(12), FitContext(seed=1, semantic_ids=CODES))
+    batches = list(job.batches(torch.Generator().manual_seed(0)))
+    assert len(batches) == job.num_batches == 9
+    assert sorted(batch.items_BH.shape[1] for batch in batches) == [1, 1, 1, 1, 2, 2, 2, 3, 3]
+    lasts = torch.cat([batch.items_BH[:, -1] for batch in batches])
+    targets = torch.cat([batch.target_B for batch in batches])
+    assert torch.equal((lasts + 1) % 12, targets)
+    wanted = [item for items in users for (item,) in items[1:]]
+    assert sorted(targets.tolist()) == sorted(wanted)
+    none = tiger.job(interactions_of([[]], 12), catalog_of_size(12), FitContext(seed=1, semantic_ids=CODES))
+    assert list(none.batches(torch.Generator())) == []
+
+
+def test_bfloat16_learns_the_chain_too() -> None:
+    train, catalog = chain()
+    training = TrainingConfig(epochs=12, batch_size=32, learning_rate=0.01, precision="bfloat16")
+    tiger = dataclasses.replace(tiny(), training=training)
+    tiger.fit(train, catalog, FitContext(seed=1, semantic_ids=CODES))
+    losses = [entry["loss"] for entry in tiger.training_log]
+    assert losses[-1] < 0.5 * losses[0]
+    assert losses[0] != fitted(12).training_log[0]["loss"]
 
 
 def test_a_warm_start_goes_on_from_the_weights() -> None:

@@ -17,6 +17,7 @@ from tesserec.types import NO_TIME, PAD, History, Interactions
 
 __all__ = [
     "Windows",
+    "batches_of_like_length",
     "history_of",
     "next_step_labels",
     "shuffled_batches",
@@ -164,13 +165,18 @@ def next_step_labels(windows: Windows) -> tuple[Tensor, Tensor]:
 
 def shuffled_batches(windows: Windows, batch_size: int, generator: torch.Generator) -> Iterator[Windows]:
     """All windows once in a random order, in batches of like length (sorted inside runs of 32 batches)."""
-    order = torch.randperm(len(windows), generator=generator)
-    lengths = windows.lengths_B
+    for rows in batches_of_like_length(windows.lengths_B, batch_size, generator):
+        yield windows.take(rows)
+
+
+def batches_of_like_length(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The indices of all ``lengths`` once in a random order, in batches; sorted by length in runs of 32 batches."""
+    order = torch.randperm(len(lengths), generator=generator)
     batches: list[Tensor] = []
     for run in torch.split(order, 32 * batch_size):
         batches += torch.split(run[torch.argsort(lengths[run], stable=True)], batch_size)
     for index in torch.randperm(len(batches), generator=generator).tolist():
-        yield windows.take(batches[index])
+        yield batches[index]
 
 
 def step_starts(windows: Windows) -> Tensor:

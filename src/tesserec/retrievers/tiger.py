@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component, settings_of
-from tesserec.data.batches import history_of, windows_of
+from tesserec.data.batches import Windows, batches_of_like_length, history_of, windows_of
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.trie import Trie, TrieMask
 from tesserec.errors import RecipeError
@@ -179,12 +179,15 @@ class TIGER:
         if context.warm_start is not None:
             load_grown(network, context.warm_start.tensors)
         history = history_of(train.positives())
-        ends = (torch.arange(len(history.items)) > history.offsets[:-1][history.rows]).nonzero().squeeze(1)
+        before_E = torch.arange(len(history.items)) - history.offsets[:-1][history.rows]
+        ends = before_E.nonzero().squeeze(1)
+        lengths = before_E[ends].clamp(max=self.max_length)
         size = self.training.batch_size
 
         def batches(generator: torch.Generator) -> Iterator[Examples]:
-            for chosen in torch.split(ends[torch.randperm(len(ends), generator=generator)], size):
-                yield self._examples(history, chosen)
+            for chosen in batches_of_like_length(lengths, size, generator):
+                if len(chosen):
+                    yield self._examples(history, ends[chosen])
 
         def validate() -> float:
             assert context.validation is not None
@@ -231,11 +234,10 @@ class TIGER:
             return _Network(self.model, context.semantic_ids, trie, self.max_length, self.num_user_tokens)
 
     def _examples(self, history: History, ends: Tensor) -> Examples:
-        user_B = history.rows[ends] if len(ends) else ends
-        positions_BH = ends[:, None] - torch.arange(self.max_length, 0, -1)
-        items_BH = history.items[positions_BH.clamp(min=0)]
-        items_BH = items_BH.masked_fill(positions_BH < history.offsets[user_B][:, None], PAD)
-        return Examples(items_BH, user_B % self.num_user_tokens, history.items[ends])
+        """The events at ``ends`` as targets, padded to the longest of their histories only."""
+        user_B = torch.searchsorted(history.offsets, ends, right=True) - 1
+        windows = Windows(history, torch.maximum(history.offsets[user_B], ends - self.max_length), ends, ends)
+        return Examples(windows.items_BT, user_B % self.num_user_tokens, history.items[ends])
 
     def _retrieve(self, network: _Network, requests: Requests, k: int) -> Candidates:
         windows = windows_of(requests.history.positives(), self.max_length)
