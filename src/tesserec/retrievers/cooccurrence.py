@@ -33,6 +33,7 @@ from tesserec.retrievers.evidence import (
     sparse_from_state,
     sparse_state,
     steps_ago,
+    strongest,
 )
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.measure import Measured
@@ -90,7 +91,7 @@ class Cooccurrence:
         """Count the pairs of positive events, in time O(E · window)."""
         events = train.positives()
         num_items = len(catalog)
-        weights = _strongest(self._counted_pairs(events, num_items), self.num_neighbors)
+        weights = strongest(self._counted_pairs(events, num_items), self.num_neighbors)
         count_N = np.bincount(as_numpy(events.item_E), minlength=num_items)
         divisor_N = (np.maximum(count_N, 1) ** self.normalization).astype(np.float32)
         weights.data /= np.repeat(divisor_N, np.diff(weights.indptr))
@@ -155,7 +156,7 @@ class Cooccurrence:
         return sums[0]
 
     def _bounded(self, weights: sp.csr_matrix) -> sp.csr_matrix:
-        return _strongest(weights, 4 * self.num_neighbors) if weights.nnz > MAX_PAIRS else weights
+        return strongest(weights, 4 * self.num_neighbors) if weights.nnz > MAX_PAIRS else weights
 
     def _pairs(self, events: Interactions) -> Iterator[tuple[Array, Array, Array]]:
         """Chunks of pairs: the earlier items, the later ones and their weights."""
@@ -170,16 +171,3 @@ class Cooccurrence:
                 parts.append((item_E[first], item_E[first + distance], weight))
             columns = list(zip(*parts, strict=True))
             yield np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
-
-
-def _strongest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
-    """``matrix`` with the ``limit`` largest entries of each row, the lower column first among equals; in place."""
-    for row in np.flatnonzero(np.diff(matrix.indptr) > limit):
-        values = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]]
-        least = np.partition(values, -limit)[-limit]
-        equal = np.flatnonzero(values == least)
-        room = limit - np.count_nonzero(values > least)
-        values[values < least] = 0
-        values[equal[room:]] = 0
-    matrix.eliminate_zeros()
-    return matrix

@@ -27,6 +27,7 @@ __all__ = [
     "sparse_from_state",
     "sparse_state",
     "steps_ago",
+    "strongest",
 ]
 
 T = TypeVar("T")
@@ -151,3 +152,16 @@ def sparse_from_state(state: ComponentState, size: int) -> sp.csr_matrix:
     weights, columns, offsets = (as_numpy(state.tensors[name]) for name in ("weights", "columns", "offsets"))
     offsets = np.pad(offsets, (0, size + 1 - len(offsets)), mode="edge")
     return sp.csr_matrix((weights, columns, offsets), shape=(size, size), copy=True)
+
+
+def strongest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
+    """``matrix`` with the ``limit`` largest entries of each row, the lower column first among equals; in place."""
+    for row in np.flatnonzero(np.diff(matrix.indptr) > limit):
+        values = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]]
+        least = np.partition(values, -limit)[-limit]
+        equal = np.flatnonzero(values == least)
+        room = limit - np.count_nonzero(values > least)
+        values[values < least] = 0
+        values[equal[room:]] = 0
+    matrix.eliminate_zeros()
+    return matrix
