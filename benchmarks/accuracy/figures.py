@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks._record import RESULTS
 from tesserec.errors import DataError
 from tesserec.evaluation.intervals import Estimate, draw_seeds, of_resamples, resample_means
-from tesserec.evaluation.metrics import METRICS, order_ranks
+from tesserec.evaluation.metrics import METRICS, Ranks, order_ranks
 
 __all__ = ["METRIC_NAMES", "OURS", "SHORT_HISTORY", "SLICES", "figures", "main", "read_runs", "text"]
 
@@ -124,6 +124,7 @@ class Targets:
         lengths = np.bincount(self.frame["request"].rle_id().to_numpy())
         return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
 
+    @cached_property
     def item_slices(self) -> dict[str, Tensor]:
         """Masks [M] over items; ``new`` and ``repeated`` only where both exist."""
         masks = {name: self._mask(pl.col("items") == name) for name in ("cold", "tail", "head")}
@@ -132,6 +133,7 @@ class Targets:
             masks |= {"new": ~repeated_M, "repeated": repeated_M}
         return masks
 
+    @cached_property
     def request_slices(self) -> dict[str, Tensor]:
         """Masks [B] over requests."""
         short_B = self._mask(pl.col("history") <= SHORT_HISTORY)[self.offsets[:-1]]
@@ -205,18 +207,23 @@ def _existing(path: Path) -> Path:
 
 def columns(targets: Targets, ranks_M: Tensor) -> dict[str, Tensor]:
     """Per-request values [B] float64 of every metric and slice that any request has a value in; NaN where undefined."""
-    found = {name: _metric(name, targets.offsets, ranks_M) for name in METRIC_NAMES}
-    for part, keep_M in targets.item_slices().items():
-        found |= {f"{name}.{part}": _metric(name, targets.offsets, ranks_M, keep_M) for name in SLICE_METRICS}
-    for part, keep_B in targets.request_slices().items():
-        found |= {f"{name}.{part}": torch.where(keep_B, found[name], torch.nan) for name in SLICE_METRICS}
+    found = _values(order_ranks(targets.offsets, ranks_M), METRIC_NAMES)
+    whole = {name: found[name] for name in SLICE_METRICS}
+    for part, keep_M in targets.item_slices.items():
+        values = _values(order_ranks(targets.offsets, ranks_M, keep_M), SLICE_METRICS)
+        found |= {f"{name}.{part}": column for name, column in values.items()}
+    for part, keep_B in targets.request_slices.items():
+        found |= {f"{name}.{part}": torch.where(keep_B, column, torch.nan) for name, column in whole.items()}
     return {name: column for name, column in found.items() if not bool(column.isnan().all())}
 
 
-def _metric(name: str, offsets: Tensor, ranks_M: Tensor, keep_M: Tensor | None = None) -> Tensor:
-    metric = name.rstrip("0123456789")
-    values_B = METRICS[metric](order_ranks(offsets, ranks_M, keep_M), int(name.removeprefix(metric)))
-    return torch.round(values_B * 2**30) / 2**30
+def _values(ranks: Ranks, names: Sequence[str]) -> dict[str, Tensor]:
+    found = {}
+    for name in names:
+        metric = name.rstrip("0123456789")
+        values_B = METRICS[metric](ranks, int(name.removeprefix(metric)))
+        found[name] = torch.round(values_B * 2**30) / 2**30
+    return found
 
 
 def accuracy_lines(cell: Cell) -> Iterator[dict[str, Any]]:

@@ -136,6 +136,8 @@ def order_ranks(offsets: Tensor, ranks_M: Tensor, keep_M: Tensor | None = None) 
     if keep_M is not None:
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), keep_M.long().cumsum(0)])
         offsets, rows_M, ranks_M = kept[offsets], rows_M[keep_M], ranks_M[keep_M]
+    if not bool((offsets.diff() > 1).any()):
+        return Ranks(offsets, ranks_M)
     order = torch.from_numpy(np.lexsort((as_numpy(ranks_M), as_numpy(rows_M))))
     return Ranks(offsets, ranks_M[order])
 
