@@ -68,8 +68,8 @@ def save(found: dict[str, list[float]]) -> None:
         "bytes",
         n=1,
         dataset=dataset,
-        protocol=f"VmHWM of the whole process while it judges; {inputs:,} bytes of it are the lists and relevant items, "
-        f"and judging them added {growth:,} to what was resident before it",
+        protocol=f"VmHWM of the whole process while it judges; {inputs:,} bytes of it are the lists and relevant "
+        f"items, and judging them added {growth:,} to what was resident before it",
         seeds=(SEED,),
         peak_rss_bytes=total,
     )
