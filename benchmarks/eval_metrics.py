@@ -58,7 +58,7 @@ def save(found: dict[str, list[float]]) -> None:
         high=max(seconds),
         n=len(seconds),
         dataset=dataset,
-        protocol=PROTOCOL,
+        protocol=f"{PROTOCOL}; {statistics.median(found['cpu_seconds']):.2f} CPU seconds a round (median)",
         seeds=(SEED,),
         peak_rss_bytes=total,
     )
@@ -96,7 +96,7 @@ def inputs(num_requests: int) -> tuple[Candidates, Ragged]:
 
 
 def measure(num_requests: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, and bytes: the peak of the process, the inputs, and what judging added."""
+    """Seconds and CPU seconds of each round, and bytes: the peak of the process, the inputs, and what judging added."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     candidates, relevant = inputs(num_requests)
     tensors = (candidates.items_BK, candidates.scores_BK, relevant.offsets, relevant.values)
@@ -104,13 +104,18 @@ def measure(num_requests: int, rounds: int) -> dict[str, list[float]]:
     # 5 clears VmHWM, so that the peak of making the inputs is not counted as one of judging them.
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         judge(candidates, relevant)
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
     peak = memory_bytes("VmHWM")
-    return {"seconds": seconds, "bytes": [peak, sum(t.nbytes for t in tensors), peak - before]}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "bytes": [peak, sum(t.nbytes for t in tensors), peak - before],
+    }
 
 
 def judge(candidates: Candidates, relevant: Ragged) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def section(found: Accuracy) -> list[str]:
         "requests and seeds. Methods are fitted on train; `refit` fits them again on train + validation, and figures",
         "with refit are only ever compared with others with refit. Costs are means over the seeds of the plain runs",
         "(memory: the most). A view, such as `mosaic_generative`, is the same fitted model asked in another way.",
+        "In the sentences below a table a method leads where its interval lies above all others'.",
         f"Every figure, with slices: [accuracy.jsonl](../{FIGURES_FILE}).",
     ]
     for dataset, protocol in found.cells():
@@ -194,7 +196,7 @@ def _row(found: Accuracy, dataset: str, protocol: str, method: str) -> str:
     ]
     cells.append("; ".join(label + _interval(lead, sign="+") for lead, label in leads if lead))
     cells += [
-        f"{_average(run['train_cpu_s'] for run in plain):,.0f}",
+        _seconds(_average(run["train_cpu_s"] for run in plain)),
         f"{max(run['peak_rss_bytes'] for run in plain) / 2**20:,.0f}",
         f"{max(run['parameters'] for run in plain):,}",
         f"{_average(run['retrieve_s_per_1000'][method] for run in plain):.2f}",
@@ -207,6 +209,10 @@ def _interval(figure: Figure | None, sign: str = "") -> str:
     if figure is None:
         return ""
     return f"{figure['value']:{sign}.4f} ({figure['low']:{sign}.4f} to {figure['high']:{sign}.4f})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _average(values: Iterable[float]) -> float:
@@ -392,9 +398,10 @@ def _scatter(axes: Any, found: Accuracy, dataset: str, protocol: str, colours: M
         seconds = max(cost["value"], 0.01)
         axes.errorbar(seconds, value, yerr=error, fmt="o", color=colours[method], capsize=2)
         axes.annotate(method, (seconds, value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    shown = [max(cost["value"], 0.01) for _, _, cost in _points(found, dataset, protocol)]
     axes.set_xscale("log")
+    axes.set_xlim(10 ** math.floor(math.log10(min(shown) / 1.5)), 10 ** math.ceil(math.log10(max(shown) * 2)))
     axes.set_xlabel("CPU seconds of training")
-    axes.margins(x=0.25)
 
 
 def _bars(axes: Any, found: Accuracy, dataset: str, protocol: str, colours: Mapping[str, Any]) -> None:
