@@ -21,8 +21,8 @@ KS = (5, 10, 100)
 SEED = 0
 PROTOCOL = (
     "lists of 100 int64 items with float32 scores and 1 to 3 relevant items each, half of them in the list; ranks of "
-    f"the relevant items, then the mean of {', '.join(METRICS)} at k = 5, 10 and 100, without intervals; at most 2 "
-    "threads; median, fastest and slowest of n rounds in one fresh process"
+    f"the relevant items, then the mean of {', '.join(METRICS)} at k = 5, 10 and 100, without intervals; one "
+    "thread; median, fastest and slowest of n rounds in one fresh process"
 )
 
 
@@ -97,7 +97,7 @@ def inputs(num_requests: int) -> tuple[Candidates, Ragged]:
 
 def measure(num_requests: int, rounds: int) -> dict[str, list[float]]:
     """Seconds and CPU seconds of each round, and bytes: the peak of the process, the inputs, and what judging added."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)
     candidates, relevant = inputs(num_requests)
     tensors = (candidates.items_BK, candidates.scores_BK, relevant.offsets, relevant.values)
     before = memory_bytes("VmRSS")
