@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _CHUNK = 200_000
-"""Comparisons of a relevant item with a candidate that are held at once: about 2 MB, which a processor's cache holds."""
+"""Comparisons of a relevant item with a candidate that are held at once (about 2 MB, which a cache holds)."""
 
 
 @dataclass(frozen=True, eq=False)
