@@ -323,7 +323,7 @@ def _groups(runs: Sequence[Run]) -> list[str]:
     """A row for the runs of one command, commit, machine and day."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
-        key = (str(run["date"])[:10], str(run["commit"]), run["machine"], run["command"])
+        key = (str(run["date"])[:10], str(run["commit"] or "unknown"), run["machine"], run["command"])
         groups.setdefault(key, []).append(f"{run['dataset']}.{run['protocol']}")
     rows = []
     for (date, commit, machine, command), cells in sorted(groups.items()):
