@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from tools import docs
+from tools import accuracy, docs
 
 HEADER = '''
 """EASE: a linear model.
@@ -146,7 +146,7 @@ def test_the_latest_line_of_a_figure_counts(root):
     results, problems = docs.read_results(root)
     assert problems == []
     assert results["house.x_s"]["value"] == 0.25
-    page = docs.results_page(results)
+    page = docs.results_page(results, accuracy.read(root))
     row = r"| `house.x_s` | 0.25 | 0.2 to 1 | s | 5 | a \| b; seeds 1, 2; peak memory 1,024 MiB |"
     assert row in page
     assert "| `house.x_s` | `run x` | `abc` | box | 2026-11-23 |" in page

@@ -1,8 +1,9 @@
 """Writes what can be read from elsewhere: docs/methods.md, docs/results.md and the generated sections of README.md.
 
 ``python -m tools.docs`` writes them (and runs examples/quickstart.py, whose output the README shows); with ``--check``
-it writes nothing and fails where a page is stale, a link broken or the header of a method file incomplete. The grammar
-of a header::
+it writes nothing and fails where a page, the accuracy figures or a plot is stale, a link broken or the header of a
+method file incomplete. The accuracy figures, their part of docs/results.md and the plots come from tools/accuracy.py.
+The grammar of a header::
 
     Title: what it is, on the first line of the module's docstring.
 
@@ -23,6 +24,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tools import accuracy
 
 __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods", "read_results", "results_page"]
 
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     try:
         if not check:
             run_quickstart(root)
-        wanted = pages(root)
+        wanted, left_over = pages(root)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -82,23 +85,38 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         else:
             path.write_text(wanted[path], encoding="utf-8")
             print(f"wrote {path.relative_to(root)}")
+    for path in left_over:
+        if check:
+            print(f"{path.relative_to(root)}:1: stale: no run is behind it; `make docs` deletes it", file=sys.stderr)
+        else:
+            path.unlink()
+            print(f"deleted {path.relative_to(root)}")
     faults = [*read_methods(root)[1], *broken_links(root)]
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
-    return 1 if faults or (check and stale) else 0
+    return 1 if faults or (check and (stale or left_over)) else 0
 
 
-def pages(root: Path) -> dict[Path, str]:
-    """Every generated page and its text; raises ``Problem`` for a line that is no figure or a README without marks."""
+def pages(root: Path) -> tuple[dict[Path, str], list[Path]]:
+    """Every generated file and its text, and what was generated once and has nothing behind it any more.
+
+    Raises ``Problem`` for a line that is no figure, ranks that do not fit together or a README without marks.
+    """
     methods, _ = read_methods(root)
     results, unreadable = read_results(root)
     if unreadable:
         raise Problem("\n".join(unreadable))
+    try:
+        judged = accuracy.read(root)
+    except ValueError as error:
+        raise Problem(f"benchmarks/results/ranks:1: {error}") from None
+    figures, left_over = accuracy.written(root, judged)
     sections = {"quickstart": quickstart_section(root), "demo": demo_section(results)}
     return {
+        **figures,
         root / "docs" / "methods.md": methods_page(methods),
-        root / "docs" / "results.md": results_page(results),
+        root / "docs" / "results.md": results_page(results, judged),
         root / "README.md": with_sections(root / "README.md", sections),
-    }
+    }, left_over
 
 
 # The header of a method file
@@ -198,14 +216,15 @@ def read_results(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return dict(sorted(latest.items())), problems
 
 
-def results_page(results: dict[str, dict[str, Any]]) -> str:
-    """docs/results.md: one table an area, and below it where each figure comes from."""
+def results_page(results: dict[str, dict[str, Any]], judged: accuracy.Accuracy) -> str:
+    """docs/results.md: the accuracy tables, then one table an area and below it where each figure comes from."""
     lines = [
         *("# Results", "", NOTE, ""),
         "Every figure is a line that a script under benchmarks/ wrote; the latest line of a figure counts. Intervals",
         "are 95 % unless the protocol says otherwise. [How to measure them again](../benchmarks/README.md).",
+        *("", "## accuracy", "", *accuracy.section(judged)),
     ]
-    for area in sorted({name.partition(".")[0] for name in results}):
+    for area in sorted({name.partition(".")[0] for name in results} - {"accuracy"}):
         figures = [figure for name, figure in results.items() if name.partition(".")[0] == area]
         lines += ["", f"## {area}", "", *VALUE_HEAD]
         lines += [_value_row(figure) for figure in figures]

@@ -165,3 +165,12 @@ def test_values_are_by_request_or_by_seed_and_request() -> None:
 def test_no_values_no_mean() -> None:
     with pytest.raises(DataError, match="no values to take the mean of: give at least one request"):
         resample_means([torch.zeros(0)], num_resamples=10, seed=0)
+
+
+def test_columns_drawn_together_are_what_they_are_alone_whatever_each_leaves_out() -> None:
+    full = values(40)
+    gaps = torch.where(full > 0, full, torch.nan)
+    columns = [full, gaps, full * 2, gaps * 3, torch.full_like(full, torch.nan)]
+    together = resample_means(columns, num_resamples=20, seed=4)
+    alone = [resample_means([column], num_resamples=20, seed=4)[:, 0] for column in columns]
+    torch.testing.assert_close(together, torch.stack(alone, dim=1), equal_nan=True)

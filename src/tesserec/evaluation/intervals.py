@@ -21,7 +21,18 @@ from torch import Tensor
 from tesserec.errors import DataError
 from tesserec.types import as_numpy
 
-__all__ = ["MAX_GROUPS", "Difference", "Estimate", "estimate", "estimates", "paired", "resample_means", "spread"]
+__all__ = [
+    "MAX_GROUPS",
+    "Difference",
+    "Estimate",
+    "draw_seeds",
+    "estimate",
+    "estimates",
+    "of_resamples",
+    "paired",
+    "resample_means",
+    "spread",
+]
 
 MAX_GROUPS = 20_000
 _CHUNK = 4_000_000
@@ -54,8 +65,8 @@ def estimate(values: Tensor, *, num_resamples: int = 1000, seed: int = 0) -> Est
     little about their own spread, so that such an interval is rather too short.
     """
     values_SB = _by_seed(values)
-    means_R = _over_seeds(resample_means(list(values_SB), num_resamples=num_resamples, seed=seed), seed)
-    return _estimate(_mean(values_SB), means_R)
+    means_R = draw_seeds(resample_means(list(values_SB), num_resamples=num_resamples, seed=seed), seed)
+    return of_resamples(_mean(values_SB), means_R)
 
 
 def estimates(values: Mapping[str, Tensor], *, num_resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
@@ -64,7 +75,7 @@ def estimates(values: Mapping[str, Tensor], *, num_resamples: int = 1000, seed: 
         return {}
     means_RM = resample_means(list(values.values()), num_resamples=num_resamples, seed=seed)
     return {
-        name: _estimate(_mean(column[None]), means_R)
+        name: of_resamples(_mean(column[None]), means_R)
         for (name, column), means_R in zip(values.items(), means_RM.T, strict=True)
     }
 
@@ -83,8 +94,8 @@ def paired(first: Tensor, second: Tensor, *, num_resamples: int = 10_000, seed: 
         )
     means_RM = resample_means([*first_SB, *second_SB], num_resamples=num_resamples, seed=seed)
     num_first = len(first_SB)
-    differences_R = _over_seeds(means_RM[:, :num_first], seed) - _over_seeds(means_RM[:, num_first:], seed + 1)
-    found = _estimate(_mean(first_SB) - _mean(second_SB), differences_R)
+    differences_R = draw_seeds(means_RM[:, :num_first], seed) - draw_seeds(means_RM[:, num_first:], seed + 1)
+    found = of_resamples(_mean(first_SB) - _mean(second_SB), differences_R)
     beyond = min(int((differences_R <= 0).sum()), int((differences_R >= 0).sum()))
     p_value = min(1.0, 2 * (1 + beyond) / (1 + len(differences_R)))
     return Difference(found.mean, found.low, found.high, p_value)
@@ -96,22 +107,28 @@ def spread(values_R: Tensor, at: float) -> Estimate:
     A resample repeats requests, so it holds fewer distinct items than the lists themselves: what the resamples say of
     such a figure is how far it varies, not where it lies.
     """
-    return _estimate(at, values_R - values_R.nanmean() + at)
+    return of_resamples(at, values_R - values_R.nanmean() + at)
 
 
 def resample_means(columns: Sequence[Tensor], *, num_resamples: int, seed: int) -> Tensor:
-    """The mean of the defined values of each column [B] in each resample, [R, M] float64; NaN where it has none."""
-    num_columns = len(columns)
+    """The mean of the defined values of each column [B] in each resample, [R, M] float64; NaN where it has none.
+
+    All columns are over the same requests and drawn together, so that differences of columns are paired. Columns that
+    are defined for the same requests share the sums of their weights: many columns cost little more than their values.
+    """
     if not len(columns[0]):
         raise DataError("there are no values to take the mean of: give at least one request")
     group_B = _groups(len(columns[0]), seed)
     defined = [~column.isnan() for column in columns]
+    places: dict[bytes, int] = {}
+    place_M = [places.setdefault(as_numpy(d).tobytes(), len(places)) for d in defined]
+    masks = [defined[place_M.index(place)] for place in places.values()]
     parts = [torch.where(d, c.double(), 0.0) for c, d in zip(columns, defined, strict=True)]
-    table_GM = torch.stack([torch.bincount(group_B, weights=p.double()) for p in [*parts, *defined]], dim=1)
+    table_GM = torch.stack([torch.bincount(group_B, weights=p.double()) for p in [*parts, *masks]], dim=1)
     means = []
     for weights_rG in request_weights(len(table_GM), num_resamples=num_resamples, seed=seed):
         sums_rM = weights_rG @ table_GM
-        means.append(sums_rM[:, :num_columns] / sums_rM[:, num_columns:])
+        means.append(sums_rM[:, : len(parts)] / sums_rM[:, len(parts) :][:, place_M])
     return torch.cat(means)
 
 
@@ -141,8 +158,8 @@ def _by_seed(values: Tensor) -> Tensor:
     return values[None] if values.ndim == 1 else values
 
 
-def _over_seeds(means_RS: Tensor, seed: int) -> Tensor:
-    """The mean over seeds drawn with replacement, [R]."""
+def draw_seeds(means_RS: Tensor, seed: int) -> Tensor:
+    """The mean over seeds [S] drawn with replacement in each resample [R, S], [R]."""
     num_seeds = means_RS.shape[1]
     drawn = np.random.default_rng([seed, num_seeds]).integers(0, num_seeds, means_RS.shape)
     return means_RS.gather(1, torch.from_numpy(drawn)).mean(1)
@@ -152,7 +169,8 @@ def _mean(values_SB: Tensor) -> float:
     return float(values_SB.double().nanmean(1).mean())
 
 
-def _estimate(mean: float, means_R: Tensor) -> Estimate:
+def of_resamples(mean: float, means_R: Tensor) -> Estimate:
+    """``mean`` with the interval that holds the middle 95 % of its resampled values; NaN values are left out."""
     defined = as_numpy(means_R[~means_R.isnan()])
     if not len(defined):
         return Estimate(mean, math.nan, math.nan)
