@@ -10,6 +10,7 @@ from tesserec.data.batches import (
     history_of,
     next_step_labels,
     shuffled_batches,
+    step_gaps,
     training_windows,
     windows_of,
 )
@@ -48,6 +49,14 @@ def test_steps_days_and_kinds_count_back_from_the_last_event():
     assert found.days_BT.dtype == torch.float32
     assert found.kinds_BT.tolist() == [[1, 2, 0, 1], [0, 0, 0, 2]]
     assert windows_of(requests_of([[[1], [2, 3], [4]]]).history, 9).days_BT.tolist() == [[2, 1, 1, 0]]
+
+
+def test_gaps_are_days_between_steps():
+    steps = torch.tensor([0, 1, 1, 2, 3])
+    times = torch.tensor([0, 2 * DAY_S, 2 * DAY_S, 2 * DAY_S, 9 * DAY_S])
+    found = step_gaps(windows_of(history(5, 1, step=torch.cat([steps, steps[:1]]), time=torch.cat([times, times[:1]])), 5))
+    assert found.tolist() == [[-1, 2, 2, 0, 7], [-1] * 5]
+    assert step_gaps(windows_of(history(3), 3)).tolist() == [[-1, 0, 0]]
 
 
 def test_a_step_of_the_user_before_is_not_the_same_step():

@@ -180,7 +180,8 @@ def test_generation_equals_exhaustive_search(repeating):
     assert every_BN.exp().sum(1).tolist() == pytest.approx([1] * 3, abs=1e-5)
     assert found.trace == {}
     padded = network.item_log_probs(encoded, torch.tensor([[PAD, 3], [PAD, PAD], [1, PAD]]))
-    assert padded.tolist() == [[0, every_BN[0, 3]], [0, 0], [every_BN[2, 1], 0]]
+    expected = torch.stack([torch.tensor([0.0, every_BN[0, 3]]), torch.zeros(2), torch.tensor([every_BN[2, 1], 0.0])])
+    torch.testing.assert_close(padded, expected)
 
 
 def test_dense_scores_are_log_probabilities_of_all_items(repeating):
@@ -280,6 +281,35 @@ def test_the_order_within_a_basket_means_nothing(repeating):
         torch.testing.assert_close(found.scores_BK, swapped.scores_BK)
         later = answers(repeating, mode, [[[2, 3], [0, 1]]], k=12)
         assert not torch.allclose(found.scores_BK, later.scores_BK, atol=0.01)
+
+
+@pytest.mark.parametrize("mode", ["generative", "dense"])
+def test_the_order_within_a_basket_is_learnt_where_events_are_asked_for(mode):
+    """Item 2 i + 1 comes after item 2 i of the same basket; baskets follow each other at random."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randint(6, (80, 3), generator=generator).tolist()
+    log = interactions_of([[[2 * first, 2 * first + 1] for first in user] for user in pairs], 12)
+    by_event = fitted(log, epochs=20, targets="events")
+    later = answers(by_event, mode, [[[2 * first]] for first in range(6)])
+    assert later.items_BK[:, 0].tolist() == [2 * first + 1 for first in range(6)]
+    swapped = answers(by_event, mode, [[[0, 1]], [[1, 0]]], k=12)
+    assert not torch.allclose(swapped.scores_BK[0], swapped.scores_BK[1], atol=0.01)
+
+
+def test_the_time_between_events_is_read():
+    """After a day comes item 1, after a week item 2, whatever the items were."""
+    days = [[0, 1], [0, 7]]
+    rows = [[day * 86_400 for day in days[user % 2]] for user in range(40)]
+    log = interactions_of([[[0], [0], [1 + user % 2]] for user in range(40)], 12)
+    times_E = torch.cat([torch.tensor([*row, row[1] + 86_400]) for row in rows])
+    log = dataclasses.replace(log, time_E=times_E)
+    retriever = fitted(log, epochs=20)
+    history = requests_of([[[0], [0]], [[0], [0]]]).history
+    time_H = torch.tensor([0, 86_400, 0, 7 * 86_400])
+    history = dataclasses.replace(history, columns={**history.columns, "time": time_H})
+    retriever.answer = "dense"
+    found = retriever.retrieve(dataclasses.replace(requests_of([[[0], [0]], [[0], [0]]]), history=history), 1)
+    assert found.items_BK[:, 0].tolist() == [1, 2]
 
 
 def test_what_is_learnt_in_a_window_is_what_a_request_gets(repeating):

@@ -21,6 +21,7 @@ __all__ = [
     "history_of",
     "next_step_labels",
     "shuffled_batches",
+    "step_gaps",
     "step_starts",
     "training_windows",
     "windows_of",
@@ -177,6 +178,16 @@ def batches_of_like_length(lengths: Tensor, batch_size: int, generator: torch.Ge
         batches += torch.split(run[torch.argsort(lengths[run], stable=True)], batch_size)
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[index]
+
+
+def step_gaps(windows: Windows) -> Tensor:
+    """Days from the step before to each event's step, [B, T] float32: 0 at one time or unknown times, −1 for a
+    window's first step."""
+    start_BT = step_starts(windows)
+    before_BT = (start_BT - 1).clamp(min=0)
+    gaps_BT = (windows.days_BT.gather(1, before_BT) - windows.days_BT.gather(1, start_BT)).clamp(min=0)
+    has_before_BT = (start_BT > 0) & windows.valid_BT.gather(1, before_BT)
+    return torch.where(has_before_BT, gaps_BT, -1.0)
 
 
 def step_starts(windows: Windows) -> Tensor:

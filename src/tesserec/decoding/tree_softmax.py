@@ -94,6 +94,7 @@ class TreeSoftmax(nn.Module):
     def __init__(self, trie: Trie, codebook_sizes: tuple[int, ...], rows: NodeRows, width: int, scale: float) -> None:
         super().__init__()
         self.trie = trie
+        self._kept_units: dict[int, Tensor] = {}
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
         nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
         self._nodes = [(start + code, row) for start, code, row in nodes]
@@ -108,6 +109,12 @@ class TreeSoftmax(nn.Module):
         nn.init.normal_(self.codes.weight, std=width**-0.5)
         nn.init.zeros_(self.rows.weight)
 
+    def train(self, mode: bool = True) -> TreeSoftmax:
+        """As of every module; what was kept of the weights before is forgotten."""
+        self._kept_units = {}
+        super().train(mode)
+        return self
+
     def children_log_probs(
         self,
         level: int,
@@ -120,18 +127,29 @@ class TreeSoftmax(nn.Module):
 
         ``bonus_BG`` is added to the logits, a column a node of depth ``level`` + 1.
         """
-        query_BMD = self._query(level, states_BMD, nodes_BM.clamp(min=0))
         if level == 0:
-            logits_BMC = (query_BMD @ F.normalize(self._vectors(0, children_BMC[0, 0]), dim=-1).T).float()
+            query_BMD = self._query(0, states_BMD, nodes_BM)
+            logits_BMC = (query_BMD @ self._units(0, children_BMC[0, 0]).T).float()
         else:
-            vectors_BMCD = F.normalize(self._vectors(level, children_BMC.clamp(min=0)), dim=-1)
-            logits_BMC = (vectors_BMCD @ query_BMD[..., None]).squeeze(-1).float()
+            logits_BMC = self._cosines(level, states_BMD, nodes_BM, children_BMC.shape[2])
         logits_BMC = logits_BMC * self.log_scale[level].exp()
         if bonus_BG is not None:
             picked_BX = bonus_BG.gather(1, children_BMC.clamp(min=0).flatten(1))
             logits_BMC = logits_BMC + picked_BX.view(children_BMC.shape)
         logits_BMC = logits_BMC.masked_fill(children_BMC < 0, -torch.inf)
         return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+
+    def _cosines(self, level: int, states_BMD: Tensor, nodes_BM: Tensor, num_children: int) -> Tensor:
+        """The cosine of each beam's query with the children of its node, [B, M, C]; 0 past the last child."""
+        beam_U = (nodes_BM >= 0).flatten().nonzero().squeeze(1)
+        parent_U = nodes_BM.flatten()[beam_U]
+        query_UD = self._query(level, states_BMD.flatten(0, 1)[beam_U], parent_U)
+        start_U, owner_E, child_E = self._children(level, parent_U)
+        cosine_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float()
+        place_E = torch.arange(len(owner_E), device=beam_U.device) - start_U[owner_E]
+        cosines_XC = cosine_E.new_zeros(nodes_BM.numel(), num_children)
+        cosines_XC[beam_U[owner_E], place_E] = cosine_E
+        return cosines_XC.view(*nodes_BM.shape, num_children)
 
     def path_log_probs(
         self, states_SD: Tensor, state_P: Tensor, items_P: Tensor, bonuses: Sequence[Tensor] | None = None
@@ -165,8 +183,8 @@ class TreeSoftmax(nn.Module):
         query_UD = self._query(level, states_SD[state_U], parent_U)
         scale = self.log_scale[level].exp()
         if level == 0:
-            vectors_CD = F.normalize(self._vectors(0, torch.arange(self.trie.num_nodes(1))), dim=-1)
-            logits_UC = (query_UD @ vectors_CD.T).float() * scale
+            units_CD = self._units(0, torch.arange(self.trie.num_nodes(1), device=query_UD.device))
+            logits_UC = (query_UD @ units_CD.T).float() * scale
             logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
             return logits_UC.log_softmax(-1)[pair_P, child_P]
         start_U, owner_E, child_E = self._children(level, parent_U)
@@ -192,10 +210,10 @@ class TreeSoftmax(nn.Module):
         """Each query times the unit vectors of its parent's children, [E]."""
         parent_G, group_U, size_G = torch.unique(parent_U, return_inverse=True, return_counts=True)
         if len(child_E) <= LARGE_PRODUCT * len(parent_G):
-            return (query_UD[owner_E] * F.normalize(self._vectors(level, child_E), dim=-1)).sum(-1)
+            return (query_UD[owner_E] * self._units(level, child_E)).sum(-1)
         # A matrix product a parent: its children's vectors are not copied for each query.
         _, owner_F, child_F = self._children(level, parent_G)
-        units = torch.split(F.normalize(self._vectors(level, child_F), dim=-1), torch.bincount(owner_F).tolist())
+        units = torch.split(self._units(level, child_F), torch.bincount(owner_F).tolist())
         order_U = torch.argsort(group_U, stable=True)
         queries = torch.split(query_UD[order_U], size_G.tolist())
         products = torch.cat([(query @ unit.T).flatten() for query, unit in zip(queries, units, strict=True)])
@@ -208,6 +226,15 @@ class TreeSoftmax(nn.Module):
         """Unit query vectors from states and the vectors of their prefixes (zero for the root)."""
         prefix = torch.zeros_like(states) if level == 0 else self._vectors(level - 1, nodes).to(states.dtype)
         return F.normalize(states + self.mixers[level](torch.cat([states, prefix], -1)), dim=-1)
+
+    def _units(self, level: int, nodes: Tensor) -> Tensor:
+        """Vectors of nodes of depth ``level`` + 1, scaled to length 1; outside of training all of them are kept."""
+        if self.training or torch.is_grad_enabled():
+            return F.normalize(self._vectors(level, nodes), dim=-1)
+        if level not in self._kept_units:
+            every = torch.arange(self.trie.num_nodes(level + 1), device=nodes.device)
+            self._kept_units[level] = F.normalize(self._vectors(level, every), dim=-1)
+        return self._kept_units[level][nodes]
 
     def _vectors(self, level: int, nodes: Tensor) -> Tensor:
         """Code vector + node vector of nodes of depth ``level`` + 1."""

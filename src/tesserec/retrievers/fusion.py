@@ -66,11 +66,16 @@ def fit_weights(parts: Sequence[tuple[Tensor, Tensor]], relevant: Ragged, prior_
     evidence_BXS = torch.cat([F.pad(evidence, (0, 0, width - evidence.shape[1], 0)) for _, evidence in parts])
     gains_BX = _wanted(items_BX, relevant).float()
     ideal_B = _discount(10).cumsum(0)[relevant.lengths.clamp(max=10) - 1]
+    # Requests none of whose candidates is relevant gain nothing by any weights.
+    open_B = gains_BX.any(1)
+    items_BX, evidence_BXS, gains_BX, ideal_B = (
+        part[open_B] for part in (items_BX, evidence_BXS, gains_BX, ideal_B)
+    )
 
     def value(weights_S: Tensor) -> float:
         scores_BX = (evidence_BXS @ weights_S).masked_fill(items_BX == PAD, -torch.inf)
         top_BK = scores_BX.topk(min(10, width), dim=1).indices
-        return float(((gains_BX.gather(1, top_BK) @ _discount(top_BK.shape[1])) / ideal_B).mean())
+        return float(((gains_BX.gather(1, top_BK) @ _discount(top_BK.shape[1])) / ideal_B).sum() / len(relevant))
 
     starts = [prior_S / prior_S.sum(), *torch.eye(len(prior_S))]
     best_S: Tensor = max(starts, key=value)

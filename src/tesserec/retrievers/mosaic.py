@@ -49,6 +49,7 @@ from tesserec.types import (
     ComponentState,
     Estimate,
     FitContext,
+    History,
     Holdout,
     Interactions,
     Requests,
@@ -84,6 +85,8 @@ class Mosaic:
     """Items and prefixes with vectors of their own."""
     heads: HeadsConfig = dataclasses.field(default_factory=HeadsConfig)
     """Losses and search."""
+    targets: Literal["steps", "events"] = "steps"
+    """What a state predicts: the next step (basket) as a set, or the next event of the file's order."""
     answer: Literal["fused", "generative", "dense"] = "fused"
     """What ``retrieve`` answers with: all sources, or one head alone."""
     cooccurrence: Cooccurrence = dataclasses.field(default_factory=Cooccurrence)
@@ -127,7 +130,7 @@ class Mosaic:
         if context.warm_start is not None:
             network.load_earlier(context.warm_start.part("network").tensors)
             self._weights_S = context.warm_start.tensors["fusion"]
-        windows = training_windows(history_of(train), self.max_length)
+        windows = training_windows(self._read(history_of(train)), self.max_length)
         sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
         size = self.training.batch_size
 
@@ -206,6 +209,12 @@ class Mosaic:
                 scale=self.heads.scale,
             )
 
+    def _read(self, history: History) -> History:
+        """The history as the trunk reads it: without steps, each event is one of its own."""
+        if self.targets == "steps":
+            return history
+        return dataclasses.replace(history, columns={k: v for k, v in history.columns.items() if k != "step"})
+
     def _trie(self, semantic_ids: SemanticIds) -> Trie:
         """The trie of a table; popular items of a bucket come first."""
         return Trie.build(semantic_ids, self.cooccurrence.popularity.state().tensors["score"])
@@ -228,7 +237,7 @@ class Mosaic:
             order = torch.cat(rows).argsort()
             return _reordered(Candidates.concatenate(parts), order)
         with torch.no_grad():
-            encoded = network.encode(windows_of(requests.history, self.max_length))
+            encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
             if answer == "dense":
                 return top_k(network.dense_log_probs(encoded), requests, k)
             if answer == "generative":
@@ -261,7 +270,7 @@ class Mosaic:
         with torch.no_grad():
             for rows in known.requests.batches(_num_at_once(network)):
                 requests = known.requests.take(rows)
-                encoded = network.encode(windows_of(requests.history, self.max_length))
+                encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
                 parts.append(self._evidence(network, encoded, requests, 10))
         return fit_weights(parts, known.relevant, torch.tensor(PRIOR)) if parts else self._weights_S
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component
-from tesserec.data.batches import Windows, next_step_labels, step_starts
+from tesserec.data.batches import Windows, next_step_labels, step_gaps, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie, TrieMask
@@ -28,6 +28,10 @@ from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
 __all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
+
+
+NUM_GAPS = 12
+"""Buckets of the time between two events: the same time, and doubling from a day up to more than 512 days."""
 
 
 @component
@@ -78,12 +82,14 @@ class MosaicNetwork(nn.Module):
         self._all_units_ND: Tensor | None = None
         self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
+        self.gaps = nn.Embedding(NUM_GAPS + 1, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
         self.repeats = RepeatBonus(config.width, 1 + trie.num_levels) if repeats else None
         nn.init.zeros_(self.kinds.weight)
+        nn.init.zeros_(self.gaps.weight)
 
     @property
     def num_items(self) -> int:
@@ -113,6 +119,7 @@ class MosaicNetwork(nn.Module):
         """States [B, T, D]; events of one step see each other, and the steps before."""
         valid_BT, steps_BT = windows.valid_BT, windows.steps_BT
         x_BTD = self.norm(self.items(windows.items_BT.clamp(min=0))) + self.kinds(windows.kinds_BT)
+        x_BTD = x_BTD + self.gaps(gap_buckets(windows))
         allowed_BTT = (steps_BT[:, None, :] >= steps_BT[:, :, None]) & valid_BT[:, None, :]
         distance_BTT = (steps_BT[:, None, :] - steps_BT[:, :, None]).clamp(min=0)
         states: Tensor = self.trunk(x_BTD, allowed_BTT, distance_buckets(distance_BTT))
@@ -246,6 +253,13 @@ class MosaicNetwork(nn.Module):
         with torch.no_grad():
             self.items.own.weight[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
             self.tree.rows.weight.copy_(nodes.moved(earlier, tensors["tree.rows.weight"]))
+
+
+def gap_buckets(windows: Windows) -> Tensor:
+    """Bucket in [0, NUM_GAPS] of the time since the step before, [B, T]: 0 for none before, 1 for the same time."""
+    gaps_BT = step_gaps(windows)
+    buckets_BT = torch.log2(gaps_BT.clamp(min=0) + 1).ceil().long() + 1
+    return buckets_BT.clamp(max=NUM_GAPS).masked_fill(gaps_BT < 0, 0)
 
 
 def own_rows(counts_N: Tensor, least: int, most: int) -> Tensor:
