@@ -164,7 +164,8 @@ class Suite:
         return list(found.values())
 
     def run(self, dataset: str, protocol: str, method: str, *, seed: int = 0, refit: bool = False) -> Run:
-        """One run, whether a grid has it or not."""
+        """One run, whether a grid has it or not; raises ``RecipeError`` for what does not exist or is out of range."""
+        _check_known([dataset], list(self.datasets), "dataset", "a data set of this suite")
         with _within(self.folder / f"{method}.toml"):
             table, config = self.method(method), self.datasets[dataset]
             tables: dict[str, Any] = {name: table[name] for name in RECIPE if name in table}
@@ -181,15 +182,16 @@ class Suite:
     def method(self, name: str) -> dict[str, Any]:
         """The tables of a method file; raises ``RecipeError`` for tables that it cannot have."""
         table = load_toml(self.folder / f"{name}.toml")
-        _check_keys(table, (*RECIPE, *NOTES), "")
-        _check_keys(table.get("fit", {}), ("num_threads",), "fit.")
-        _check_keys(table.get("refit", {}), ("retriever", "fit"), "refit.")
-        for key, tuned in table.get("tuned", {}).items():
+        _check_keys(table, (*RECIPE, *NOTES))
+        _check_keys(_part(table, "fit"), ("num_threads",), "fit.")
+        _check_keys(_part(table, "refit"), ("retriever", "fit"), "refit.")
+        for key, tuned in _part(table, "tuned").items():
             _check_keys(tuned, RECIPE, f"tuned.{key}.")
             protocol = key.partition(".")[2]
             if protocol and protocol not in get_args(Protocol):
                 raise RecipeError(f"tuned.{key}: no protocol {protocol}{did_you_mean(protocol, [*get_args(Protocol)])}")
-        for view in table.get("views", {}):
+        for view in _part(table, "views"):
+            _check_table(table["views"][view], f"views.{view}")
             if not NAME.fullmatch(view) or (self.folder / f"{view}.toml").exists():
                 raise RecipeError(f"[views.{view}] needs another name: lower-case letters, digits and _, of no method")
         return table
@@ -209,12 +211,12 @@ def read_suite(path: Path, data: Path | None = None) -> Suite:
     """
     table = load_toml(path)
     with _within(path):
-        _check_keys(table, ("methods", "datasets", "grid"), "")
+        _check_keys(table, ("methods", "datasets", "grid"))
         folder = path.parent / table.get("methods", "methods")
         if not folder.is_dir():
             raise RecipeError(f"methods = {str(folder)!r} is not a folder: name that of the method files")
-        datasets = {name: _dataset(name, part) for name, part in table.get("datasets", {}).items()}
-        grids = [build(GridConfig, part, f"grid[{i}]") for i, part in enumerate(table.get("grid", []))]
+        datasets = {name: _dataset(name, part) for name, part in _part(table, "datasets").items()}
+        grids = _grids(table.get("grid", []))
         if not datasets or not grids:
             raise RecipeError("a suite has at least one [datasets.NAME] and one [[grid]]: add what is missing")
         methods = sorted(one.stem for one in folder.glob("*.toml"))
@@ -244,8 +246,15 @@ def _completed(run: Run, views: Mapping[str, Table]) -> Run:
     return dataclasses.replace(run, recipe=recipe.table(), views=complete)
 
 
-def _dataset(name: str, table: Table) -> DatasetConfig:
+def _grids(tables: Any) -> list[GridConfig]:
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        raise RecipeError(f"grid = {tables!r}: expected [[grid]], a table that may be repeated")
+    return [build(GridConfig, table, f"grid[{i}]") for i, table in enumerate(tables)]
+
+
+def _dataset(name: str, table: Any) -> DatasetConfig:
     where = f"datasets.{name}"
+    _check_table(table, where)
     if not NAME.fullmatch(name):
         raise RecipeError(f"[{where}] needs another name: lower-case letters, digits and _")
     config = build(DatasetConfig, table, where)
@@ -263,7 +272,20 @@ def _matches(name: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatchcase(name, glob) for glob in only)
 
 
-def _check_keys(table: Table, known: Sequence[str], where: str) -> None:
+def _part(table: Table, key: str) -> Table:
+    """A table within another, empty where there is none."""
+    part: Table = table.get(key, {})
+    _check_table(part, key)
+    return part
+
+
+def _check_table(table: Any, where: str) -> None:
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where} = {table!r}: expected a table, [{where}]")
+
+
+def _check_keys(table: Any, known: Sequence[str], where: str = "") -> None:
+    _check_table(table, where.removesuffix("."))
     for key in table:
         if key not in known:
             raise RecipeError(f"{where}{key} is not a table or setting here{did_you_mean(key, list(known))}")
