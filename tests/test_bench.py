@@ -1,9 +1,13 @@
 """The runner of suites: what is run, what it leaves behind, and what is not done twice."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 import torch
 
@@ -254,6 +258,37 @@ def test_a_stopped_fit_goes_on_and_counts_what_it_took_before(tmp_path: Path) ->
     assert again["metrics"] == whole["metrics"]
     assert 1000 < again["train_cpu_s"] < 1100
     assert 2000 < again["train_s"] < 2100
+
+
+def test_a_killed_bench_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> None:
+    """The process of the run stops with the one that started it, however that ended."""
+    sasrec = """
+        [retriever]
+        class = "tesserec.retrievers.sasrec:SASRec"
+        model = { width = 8, num_layers = 1, num_heads = 1 }
+        training = { epochs = 60 }
+    """
+    text = SUITE.replace('"popularity", "cooccurrence", "mosaic"', '"sasrec"')
+    suite = suite_in(tmp_path, text, sasrec=sasrec)
+    there = places(tmp_path)
+    command = ["bench", there.suite, "--out", there.results, "--work", there.work, "--only", "shop.last_out.*.seed0"]
+    process = subprocess.Popen([sys.executable, "-m", "tesserec", *map(str, command)], stderr=subprocess.DEVNULL)
+    work = there.work / "shop.last_out.sasrec.seed0"
+    give_up = time.monotonic() + 60
+    while not (work / "checkpoints" / "fit" / "SASRec.safetensors").is_file():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert not (work / "fitted").exists()
+    spent_s, _ = json.loads((work / "spent.json").read_text())
+    run = suite.run("shop", "last_out", "sasrec")
+    line = run_one(run, there)
+    assert [entry["epoch"] for entry in line["training_log"]] == list(range(1, 61))
+    assert line["train_cpu_s"] > spent_s > 0
+    assert sorted(path.name for path in work.iterdir()) == ["content", "fitted", "key.json"]
 
 
 def test_order_within_a_time_can_be_drawn(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -186,13 +187,16 @@ def _in_process(run: Run, places: Places, answer: Connection) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         run_one(run, places)
+        return
     except TesserecError as error:
-        answer.send(str(error))
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "stopped"
     except Exception as error:  # whatever it is, the other runs go on
         traceback.print_exc()
-        answer.send(f"{type(error).__name__}: {error}")
-    else:
-        return
+        message = f"{type(error).__name__}: {error}"
+    with suppress(BrokenPipeError):  # nobody listens any more
+        answer.send(message)
     raise SystemExit(1)
 
 
@@ -264,13 +268,17 @@ def _fitted(run: Run, data: _Data, places: Places) -> tuple[Content, _Fitted, Wo
     fitted = work.stage("fitted", partial(_fit, run, events, data.catalog, context, spent), _save_fitted, _load_fitted)
     assert work.folder is not None
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
+    spent.path.unlink(missing_ok=True)
     return content, fitted, work
 
 
 def _fit(run: Run, events: Interactions, catalog: Catalog, context: FitContext, spent: "_Spent") -> _Fitted:
     retriever = run.parsed().retriever
-    with Measured() as cost:
-        retriever.fit(events, catalog, context)
+    try:
+        with Measured() as cost:
+            retriever.fit(events, catalog, context)
+    finally:
+        spent.note()
     log = list(retriever.training_log) if isinstance(retriever, HasTrainingLog) else []
     cpu_s, seconds = spent.total()
     costs = {"train_cpu_s": cpu_s, "train_s": seconds, "peak_rss_bytes": cost.peak_rss_bytes, "training_log": log}
@@ -282,8 +290,8 @@ class _Spent:
 
     def __init__(self, work: Work) -> None:
         assert work.folder is not None
-        self._path = work.folder / "spent.json"
-        before = json.loads(self._path.read_text()) if self._path.is_file() else [0.0, 0.0]
+        self.path = work.folder / "spent.json"
+        before = json.loads(self.path.read_text()) if self.path.is_file() else [0.0, 0.0]
         self._since = [start - known for start, known in zip(_clocks(), before, strict=True)]
         self._noted = time.perf_counter()
 
@@ -295,10 +303,14 @@ class _Spent:
     def progress(self, task: str, done: float, total: float, note: str = "") -> None:
         """A ``Progress`` that notes them on disk now and then."""
         if time.perf_counter() - self._noted > NOTE_EVERY_S:
-            beside = self._path.with_suffix(".part")
-            beside.write_text(json.dumps(self.total()))
-            beside.replace(self._path)
-            self._noted = time.perf_counter()
+            self.note()
+
+    def note(self) -> None:
+        """Keep them for an attempt after this one."""
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(self.total()))
+        beside.replace(self.path)
+        self._noted = time.perf_counter()
 
 
 def _clocks() -> tuple[float, float]:
