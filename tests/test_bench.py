@@ -1,6 +1,7 @@
 """The runner of suites: what is run, what it leaves behind, and what is not done twice."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -335,6 +336,24 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert set(lines_of(tmp_path / "out")) == {"shop.last_out.popularity.seed0", "shop.last_out.popularity.refit.seed0"}
     assert said[0] == "4 runs to do, 0 done already"
     assert "shop.last_out.popularity.refit.seed0: done, 0 to go" in said
+
+
+def test_the_commit_is_that_of_the_suite_and_dirty_when_other_files_differ(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True)
+
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    run = suite_in(folder).run("shop", "last_out", "popularity")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    for _ in range(2):  # the second time, results and states are there
+        line = run_one(run, places(folder))
+        assert re.fullmatch(r"[0-9a-f]{12}", line["commit"])
+    assert line["command"].startswith("tesserec bench inner/suite.toml --data DATA --only ")
+    (tmp_path / "new.txt").write_text("x")
+    assert re.fullmatch(r"[0-9a-f]{12}-dirty", run_one(run, places(folder))["commit"])
 
 
 def test_the_latest_line_counts(tmp_path: Path) -> None:

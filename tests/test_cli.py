@@ -420,6 +420,25 @@ def test_ctrl_c_outside_of_training(place: Path, tmp_path: Path, monkeypatch: py
     )
 
 
+def test_ctrl_c_in_a_bench(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tesserec.bench.wait", interrupt)
+    (tmp_path / "methods").mkdir()
+    for name in ("popularity", "broken"):
+        (tmp_path / "methods" / f"{name}.toml").write_text(f'retriever.class = "{shop.POPULARITY}"\n')
+    (tmp_path / "s.toml").write_text(SUITE)
+    monkeypatch.setattr("tesserec.bench.GRACE_S", 0.0)
+    result = run("bench", tmp_path / "s.toml", "--data", place, "--out", tmp_path / "o", "--work", tmp_path / "w")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[1:] == [
+        "shop.last_out.popularity.seed0: started",
+        f"stopped: checkpoints are in {tmp_path / 'w'}; the same command goes on from there",
+    ]
+    assert not (tmp_path / "o").exists()
+
+
 def test_help_is_quick() -> None:
     code = "import sys, tesserec.cli; print(sorted({'torch', 'polars', 'pyarrow', 'jinja2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
