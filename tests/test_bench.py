@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import shop
-from tesserec.bench import Places, carry_out, done_runs, lines_of, read_dataset, run_one
+from tesserec.bench import carry_out, done_runs, read_dataset, run_one
+from tesserec.bench_results import Places, lines_of
 from tesserec.bench_suite import Run, Suite, merged, read_suite
 from tesserec.data.interactions import read_events, shuffle_ties
-from tesserec.errors import RecipeError
+from tesserec.errors import DataError, RecipeError
 from tesserec.evaluation.metrics import ndcg, order_ranks, recall
 
 SUITE = """
@@ -322,20 +323,20 @@ def test_only_events_of_one_time_and_session_change_places() -> None:
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    text = SUITE.replace('"popularity", "cooccurrence", "mosaic"', '"broken", "popularity"').replace(
+    text = SUITE.replace('"popularity", "cooccurrence", "mosaic"', '"popularity", "broken"').replace(
         ', "global_time"', ""
     )
     suite = suite_in(tmp_path, text)
     said: list[str] = []
-    failed = carry_out(suite.runs(), places(tmp_path), 2, said.append)
+    failed = carry_out(suite.runs(["*.popularity.seed0", "*.broken.*"]), places(tmp_path), 1, said.append)
     assert list(failed) == ["shop.last_out.broken.seed0", "shop.last_out.broken.refit.seed0"]
     assert "nowhere.parquet" in failed["shop.last_out.broken.seed0"]
     assert failed["shop.last_out.broken.refit.seed0"] == (
         "not tried: it goes on from shop.last_out.broken.seed0, which failed"
     )
-    assert set(lines_of(tmp_path / "out")) == {"shop.last_out.popularity.seed0", "shop.last_out.popularity.refit.seed0"}
-    assert said[0] == "4 runs to do, 0 done already"
-    assert "shop.last_out.popularity.refit.seed0: done, 0 to go" in said
+    assert set(lines_of(tmp_path / "out")) == {"shop.last_out.popularity.seed0"}
+    assert said[0] == "3 runs to do, 0 done already"
+    assert "shop.last_out.popularity.seed0: done, 2 to go" in said
 
 
 def test_the_commit_is_that_of_the_suite_and_dirty_when_other_files_differ(tmp_path: Path) -> None:
@@ -360,6 +361,10 @@ def test_the_latest_line_counts(tmp_path: Path) -> None:
     lines = [{"run": "a", "x": 1}, {"run": "b", "x": 2}, {"run": "a", "x": 3}]
     (tmp_path / "runs.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert {name: line["x"] for name, line in lines_of(tmp_path).items()} == {"a": 3, "b": 2}
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.write('{"run": "c", ')
+    with pytest.raises(DataError, match=r"runs\.jsonl, line 4 is not JSON .*: delete the line"):
+        lines_of(tmp_path)
 
 
 @pytest.mark.parametrize(

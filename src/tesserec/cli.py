@@ -252,7 +252,8 @@ def bench(
     listed: Annotated[bool, typer.Option("--list", help="Only show which runs are done.")] = False,
 ) -> None:
     """Compare methods on data sets: every run of a suite that is not done yet."""
-    from tesserec.bench import Places, carry_out, done_runs, lines_of
+    from tesserec.bench import carry_out, done_runs
+    from tesserec.bench_results import Places, lines_of
     from tesserec.bench_suite import read_suite
 
     runs = read_suite(suite, data).runs(only or [])
