@@ -5,11 +5,8 @@ counts, so a new measurement is appended and an old one is never edited.
 """
 
 import datetime
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import re
 import shlex
 import subprocess
@@ -18,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from tesserec.training.measure import machine, versions
 
 __all__ = ["RESULTS", "ROOT", "record"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-PACKAGES = ("torch", "polars", "numpy", "tesserec")
 WRITTEN_BY_RUNS = ("benchmarks/results", "docs", "README.md")
 """What measuring changes itself; it does not make a commit "dirty"."""
 
@@ -92,27 +88,6 @@ def commit() -> str:
     """The commit that is checked out, with "-dirty" where tracked or new files differ from it."""
     changed = _git("status", "--porcelain", "--", ".", *(f":!{path}" for path in WRITTEN_BY_RUNS))
     return _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
-
-
-def machine() -> str:
-    """Processor, usable cores, memory and, where there is one, the accelerator."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    parts = [_processor(), f"{cores} cores", f"{memory:.0f} GiB"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return ", ".join(parts)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what decides speed and accuracy."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:

@@ -306,6 +306,43 @@ def test_report(place: Path) -> None:
     assert (place / "report.html").stat().st_size > 20_000
 
 
+SUITE = """
+[datasets.shop]
+events = "events.csv"
+positive_kinds = ["purchase"]
+[[grid]]
+datasets = ["shop"]
+protocols = ["last_out"]
+methods = ["popularity", "broken"]
+refit = [false, true]
+"""
+
+
+def test_bench(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "popularity.toml").write_text(f'retriever.class = "{shop.POPULARITY}"\n')
+    (tmp_path / "methods" / "broken.toml").write_text('retriever.class = "tesserec.retrievers.mosaic:Mosaic"\n')
+    (tmp_path / "s.toml").write_text(SUITE)
+    common = ["--data", place, "--out", tmp_path / "out"]
+    listed = run("bench", tmp_path / "s.toml", *common, "--list")
+    assert listed.stdout.splitlines()[:2] == [
+        "to do\tshop.last_out.popularity.seed0",
+        "to do\tshop.last_out.popularity.refit.seed0",
+    ]
+    result = run("bench", tmp_path / "s.toml", *common, "--work", tmp_path / "work", "--jobs", 2)
+    assert result.exit_code == 1
+    assert "popularity.refit.seed0" in result.stdout
+    said = result.stderr.splitlines()
+    assert said[0] == "4 runs to do, 0 done already"
+    assert said[-2].startswith("failed: shop.last_out.broken.seed0: Mosaic generates Semantic IDs and was given none")
+    assert said[-1].startswith("failed: shop.last_out.broken.refit.seed0: not tried")
+    only = ["--only", "*.popularity.*"]
+    again = run("bench", tmp_path / "s.toml", *common, *only)
+    assert (again.exit_code, again.stderr) == (0, "0 runs to do, 2 done already\n")
+    assert run("bench", tmp_path / "s.toml", *common, *only, "--list").stdout.count("done") == 2
+    assert "has no run shop.x: names are like" in refused("bench", tmp_path / "s.toml", *common, "--only", "shop.x")
+
+
 def test_doctor() -> None:
     checks = {check["name"]: check for check in answer("doctor")}
     assert checks["Python"]["found"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
@@ -381,6 +418,25 @@ def test_ctrl_c_outside_of_training(place: Path, tmp_path: Path, monkeypatch: py
     assert (
         result.stderr == f"stopped: what is finished is in {tmp_path / 'b.work'}; the same command goes on from there\n"
     )
+
+
+def test_ctrl_c_in_a_bench(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tesserec.bench.wait", interrupt)
+    (tmp_path / "methods").mkdir()
+    for name in ("popularity", "broken"):
+        (tmp_path / "methods" / f"{name}.toml").write_text(f'retriever.class = "{shop.POPULARITY}"\n')
+    (tmp_path / "s.toml").write_text(SUITE)
+    monkeypatch.setattr("tesserec.bench.GRACE_S", 0.0)
+    result = run("bench", tmp_path / "s.toml", "--data", place, "--out", tmp_path / "o", "--work", tmp_path / "w")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[1:] == [
+        "shop.last_out.popularity.seed0: started",
+        f"stopped: checkpoints are in {tmp_path / 'w'}; the same command goes on from there",
+    ]
+    assert not (tmp_path / "o").exists()
 
 
 def test_help_is_quick() -> None:

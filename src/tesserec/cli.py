@@ -1,4 +1,4 @@
-"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | split``.
+"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | bench | split``.
 
 Results go to standard output (``--json`` makes them JSON), progress and messages to standard error. What a caller can
 do something about is one line, ``error: …``, and exit code 2; a training stopped by Ctrl-C is exit code 130 and goes on
@@ -240,6 +240,41 @@ def report(
     _write_page(Recommender.load(bundle), page or bundle.parent / "report.html")
 
 
+@app.command()
+def bench(
+    suite: Annotated[Path, typer.Argument(help="TOML file: data sets, protocols, methods, seeds.")],
+    *,
+    data: Annotated[Path | None, typer.Option(help="What the suite's paths are seen from, instead of itself.")] = None,
+    results: Annotated[Path, typer.Option("--out", help="Where lines and ranks are written.")] = Path("runs/ranks"),
+    work: Annotated[Path, typer.Option(help="Where fitted states and checkpoints are kept.")] = Path("runs/bench"),
+    only: Annotated[list[str] | None, typer.Option(help="Runs to do, such as 'beauty.*.ease.*'; repeatable.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own.")] = 1,
+    listed: Annotated[bool, typer.Option("--list", help="Only show which runs are done.")] = False,
+) -> None:
+    """Compare methods on data sets: every run of a suite that is not done yet."""
+    from tesserec.bench import carry_out, done_runs
+    from tesserec.bench_results import Places, lines_of
+    from tesserec.bench_suite import read_suite
+
+    runs = read_suite(suite, data).runs(only or [])
+    if listed:
+        done = done_runs(runs, results)
+        for run in runs:
+            typer.echo(f"{'done' if run.name in done else 'to do'}\t{run.name}")
+        return
+    try:
+        failed = carry_out(runs, Places(suite, results, work), jobs, _say)
+    except KeyboardInterrupt:
+        _say(f"stopped: checkpoints are in {work}; the same command goes on from there")
+        raise typer.Exit(STOPPED) from None
+    lines = lines_of(results)
+    _print_runs([lines[run.name] for run in runs if run.name in lines and run.name not in failed])
+    for name, error in failed.items():
+        _say(f"failed: {name}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
 @split_app.command("export")
 def split_export(
     source: Annotated[Path, typer.Argument(help="A recipe (its data and split), or a bundle.")],
@@ -375,6 +410,18 @@ def _print_tables(reports: list[Report], metric: str) -> None:
 
     _out().print(metrics_table(reports, [metric.replace("ndcg", "recall"), metric]))
     _out().print(slices_table(reports[:1] + sorted(reports[1:], key=lambda one: -one.metrics[metric].mean)[:1], metric))
+
+
+def _print_runs(lines: Sequence[dict[str, Any]]) -> None:
+    """What the runs found, each view of a method in a row of its own."""
+    table = Table("run", "method")
+    for heading in ("NDCG@10", "Recall@10", "CPU s of the fit"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        for name, metrics in line["metrics"].items():
+            figures = [f"{metrics[metric]:.4f}" for metric in ("ndcg10", "recall10")]
+            table.add_row(line["run"], name, *figures, f"{line['train_cpu_s']:,.1f}")
+    _out().print(table)
 
 
 def _print_differences(tests: Sequence[PairedTest]) -> None:

@@ -70,12 +70,16 @@ from tesserec.work import Work
 __all__ = [
     "extended_content",
     "fit",
+    "fit_context",
     "holdout_of",
     "judge_holdout",
+    "make_content",
     "read_data",
     "restored",
     "serving_context",
     "serving_retriever",
+    "stamped",
+    "threads",
     "update",
 ]
 
@@ -147,7 +151,7 @@ def fit(
     stages raise.
     """
     _check_device(recipe.fit.device)
-    with _threads(recipe.fit.num_threads):
+    with threads(recipe.fit.num_threads):
         return _fit(recipe, interactions, catalog, work_folder, progress, tell)
 
 
@@ -165,11 +169,11 @@ def _fit(  # noqa: PLR0917  # the arguments of ``fit``
     parts = split(interactions, recipe.split)
     content = work.stage(
         "content",
-        partial(_make_content, recipe, catalog, parts.train, progress),
+        partial(make_content, recipe, catalog, parts.train, progress),
         lambda place, made: save_content(place, made, catalog.items),
         lambda place: load_content(place, catalog.items),
     )
-    context = _context(recipe, content, progress, parts.validation)
+    context = fit_context(recipe, content, progress, parts.validation)
     run = _Run(recipe, parts, catalog, context, work, tell)
     judged = _judge_all(run, {recipe.name: recipe.retriever, **recipe.baselines})
     serving = judged[recipe.name].state
@@ -201,8 +205,8 @@ def update(
     work = Work(work_folder, f"{recipe.digest()}-{data_digest(interactions, catalog)}")
     parts = split(interactions, recipe.split)
     content = extended_content(recipe, contents.content, catalog)
-    run = _Run(recipe, parts, catalog, _context(recipe, content, progress), work, tell)
-    with _threads(recipe.fit.num_threads):
+    run = _Run(recipe, parts, catalog, fit_context(recipe, content, progress), work, tell)
+    with threads(recipe.fit.num_threads):
         judged = {recipe.name: _judge_served(run, contents), **_judge_all(run, recipe.baselines)}
         serving = _served(run, interactions, contents.serving)
     work.remove()
@@ -260,7 +264,7 @@ def restored(prototype: Retriever, state: ComponentState, catalog: Catalog, cont
 
 def serving_context(contents: Contents) -> FitContext:
     """What the serving retriever is restored with: vectors and codes of all items."""
-    return _context(parse_recipe(contents.recipe), contents.content, silent)
+    return fit_context(parse_recipe(contents.recipe), contents.content, silent)
 
 
 def serving_retriever(contents: Contents) -> Retriever:
@@ -281,7 +285,7 @@ def judge_holdout(contents: Contents, progress: Progress = silent) -> Report:
     recipe = parse_recipe(contents.recipe)
     parts = split(contents.interactions, recipe.split)
     catalog = first_items(contents.catalog, len(contents.interactions.items))
-    context = _first_of_context(_context(recipe, contents.content, progress), len(catalog))
+    context = _first_of_context(fit_context(recipe, contents.content, progress), len(catalog))
     run = _Run(recipe, parts, catalog, context, Work(None, ""), quiet)
     report = _report(run, recipe.name, restored(recipe.retriever, contents.holdout, catalog, context), {})
     return dataclasses.replace(report, costs=contents.reports[contents.method].costs)
@@ -314,7 +318,8 @@ class _Judged:
     report: Report
 
 
-def _make_content(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+def make_content(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+    """Vectors and codes of the items, as the recipe says; what learns from events learns from ``train``."""
     embeddings = embedder_state = codebooks = semantic_ids = None
     if recipe.embedder is not None:
         progress("embed", 0, 1)
@@ -354,7 +359,7 @@ def _judge(run: _Run, name: str, prototype: Retriever, context: FitContext) -> _
             again = dataclasses.replace(context, validation=None, warm_start=retriever.state(), checkpoint_folder=None)
             retriever = fresh(prototype)
             retriever.fit(run.parts.refit, run.catalog, again)
-    state = _stamped(retriever.state(), run.catalog)
+    state = stamped(retriever.state(), run.catalog)
     log = retriever.training_log if isinstance(retriever, HasTrainingLog) else []
     record = MethodRecord(list(log), context.deadline_s is not None and bool(log))
     costs = {
@@ -403,13 +408,13 @@ def _served(run: _Run, interactions: Interactions, start: ComponentState) -> Com
     def make() -> ComponentState:
         retriever = fresh(run.recipe.retriever)
         retriever.fit(interactions, run.catalog, context)
-        return _stamped(retriever.state(), run.catalog)
+        return stamped(retriever.state(), run.catalog)
 
     return run.work.state("serving", make)
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
     """A block in which torch uses ``number`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if number is None else number)
@@ -439,7 +444,8 @@ def _expected(retriever: Retriever, train: Interactions, catalog: Catalog, conte
     return f": about {expected.seconds:,.0f} s and {expected.peak_bytes / 2**30:.1f} GiB of memory"
 
 
-def _context(recipe: Recipe, content: Content, progress: Progress, validation: Holdout | None = None) -> FitContext:
+def fit_context(recipe: Recipe, content: Content, progress: Progress, validation: Holdout | None = None) -> FitContext:
+    """What a fit by the recipe may use; an empty validation part is none."""
     return FitContext(
         validation=validation if validation is not None and len(validation) else None,
         embeddings=content.embeddings,
@@ -476,7 +482,8 @@ def _num_known(content: Content, otherwise: int) -> int:
     return otherwise if content.semantic_ids is None else len(content.semantic_ids)
 
 
-def _stamped(state: ComponentState, catalog: Catalog) -> ComponentState:
+def stamped(state: ComponentState, catalog: Catalog) -> ComponentState:
+    """The state with the number of items it was fitted with, which ``restored`` reads."""
     return ComponentState(state.tensors, {**state.metadata, _NUM_ITEMS: str(len(catalog))})
 
 

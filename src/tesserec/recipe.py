@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from tesserec.config import Field, build, build_component, component, described, did_you_mean, load_toml, settings_of
 from tesserec.data.splits import SplitConfig
@@ -30,7 +30,18 @@ from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.table import Collisions
 from tesserec.types import Catalog, Embedder, Quantizer, Retriever
 
-__all__ = ["DataConfig", "EvaluationConfig", "FitConfig", "Recipe", "default_recipe", "parse_recipe", "read_recipe"]
+__all__ = [
+    "DataConfig",
+    "EvaluationConfig",
+    "FitConfig",
+    "Recipe",
+    "default_recipe",
+    "located",
+    "parse_recipe",
+    "read_recipe",
+]
+
+Data = TypeVar("Data", bound="DataConfig")
 
 SECTIONS = ("seed", "data", "split", "embedder", "semantic_ids", "retriever", "baselines", "fit", "evaluation")
 
@@ -134,9 +145,14 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a TOML file; relative paths of its data are seen from the file's folder."""
     recipe = parse_recipe(load_toml(path))
-    paths = {name: getattr(recipe.data, name) for name in ("folder", "events", "items")}
-    absolute: dict[str, Any] = {n: path.parent / p for n, p in paths.items() if p is not None}
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **absolute))
+    return dataclasses.replace(recipe, data=located(recipe.data, path.parent))
+
+
+def located(data: Data, folder: Path) -> Data:
+    """The settings with relative paths seen from ``folder``."""
+    paths = {name: getattr(data, name) for name in ("folder", "events", "items")}
+    absolute: dict[str, Any] = {n: folder / p for n, p in paths.items() if p is not None}
+    return dataclasses.replace(data, **absolute)
 
 
 def parse_recipe(table: Mapping[str, Any]) -> Recipe:

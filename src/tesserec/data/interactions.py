@@ -31,7 +31,7 @@ from tesserec.data.tables import Source, Table, match_columns, open_table
 from tesserec.errors import DataError, UnknownIdError
 from tesserec.types import NO_TIME, Interactions, Vocabulary
 
-__all__ = ["EVENT_COLUMNS", "k_core", "read_events"]
+__all__ = ["EVENT_COLUMNS", "k_core", "read_events", "shuffle_ties"]
 
 Array = npt.NDArray[Any]
 
@@ -227,3 +227,19 @@ def k_core(interactions: Interactions, min_user_events: int = 5, min_item_events
     if not bool(keep_E.any()):
         raise DataError(f"no event is left with {min_user_events} a user and {min_item_events} an item: ask for fewer")
     return compact(interactions.select(keep_E))
+
+
+def shuffle_ties(interactions: Interactions, seed: int) -> Interactions:
+    """The log with the ``order`` of each user's events of one time (and session) drawn at random.
+
+    What an accuracy owes to a tie-break, alphabetical order within a day for example, is gone from it.
+    """
+    log = interactions
+    apart = (log.user_E.diff() != 0) | (log.time_E.diff() != 0) | (log.time_E[1:] == NO_TIME)
+    if log.session_E is not None:
+        apart |= log.session_E.diff() != 0
+    run_E = torch.cat([torch.zeros(1, dtype=torch.int64), apart.long().cumsum(0)])
+    drawn_E = torch.randperm(len(log), generator=torch.Generator().manual_seed(seed))
+    rows_E = torch.from_numpy(np.lexsort((drawn_E.numpy(), run_E.numpy())))
+    columns: dict[str, Any] = {n: column[rows_E] for n, column in log.columns().items() if n != "order_E"}
+    return dataclasses.replace(log, **columns)

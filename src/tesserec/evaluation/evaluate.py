@@ -17,7 +17,7 @@ from tesserec.evaluation.report import Report, Slice
 from tesserec.evaluation.slices import item_slices, request_slices
 from tesserec.types import Candidates, Catalog, Holdout, Interactions, Progress, Retriever, as_numpy, silent
 
-__all__ = ["PairedTest", "compare", "evaluate", "judge_lists", "over_seeds"]
+__all__ = ["PairedTest", "ask", "compare", "evaluate", "judge_lists", "over_seeds"]
 
 KEPT_ITEMS = 20
 """Items of each list that a report keeps."""
@@ -52,14 +52,10 @@ def evaluate(
     _check(holdout, train, ks)
     if num_candidates < max(ks):
         raise DataError(f"num_candidates = {num_candidates} is less than k = {max(ks)}: ask for at least as many")
-    parts: list[Candidates] = []
-    start = time.perf_counter()
-    for rows in holdout.requests.batches(batch_size):
-        parts.append(retriever.retrieve(holdout.requests.take(rows), num_candidates))
-        progress("evaluate", float(rows[-1]) + 1, len(holdout))
-    measured = {"retrieve_s_per_1000": (time.perf_counter() - start) / len(holdout) * 1000}
+    candidates, seconds = ask(retriever, holdout, num_candidates, batch_size=batch_size, progress=progress)
+    measured = {"retrieve_s_per_1000": seconds}
     return judge_lists(
-        Candidates.concatenate(parts),
+        candidates,
         holdout,
         train=train,
         catalog=catalog,
@@ -70,6 +66,19 @@ def evaluate(
         seed=seed,
         costs={**(costs or {}), **measured},
     )
+
+
+def ask(
+    retriever: Retriever, holdout: Holdout, k: int, *, batch_size: int = 256, progress: Progress = silent
+) -> tuple[Candidates, float]:
+    """(``k`` items at most for each request of ``holdout``, the seconds that 1,000 requests took)."""
+    parts: list[Candidates] = []
+    start = time.perf_counter()
+    for rows in holdout.requests.batches(batch_size):
+        parts.append(retriever.retrieve(holdout.requests.take(rows), k))
+        progress("evaluate", float(rows[-1]) + 1, len(holdout))
+    seconds = time.perf_counter() - start
+    return Candidates.concatenate(parts), seconds / len(holdout) * 1000
 
 
 def judge_lists(

@@ -1,15 +1,22 @@
-"""What a piece of work took: seconds, and the peak of the process's memory meanwhile."""
+"""What a piece of work took: seconds, and the peak of the process's memory meanwhile; and on what machine."""
 
 import ctypes
 import gc
+import os
 import platform
+import re
 import resource
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Measured"]
+import torch
+
+__all__ = ["Measured", "machine", "versions"]
+
+PACKAGES = ("torch", "polars", "numpy", "tesserec")
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -52,3 +59,24 @@ def _peak_rss_bytes() -> int:
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine() -> str:
+    """Processor, usable cores, memory and, where there is one, the accelerator."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts = [_processor(), f"{cores} cores", f"{memory:.0f} GiB"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what decides speed and accuracy."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return named[1].strip() if named else platform.processor() or platform.machine()
