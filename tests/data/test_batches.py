@@ -54,7 +54,9 @@ def test_steps_days_and_kinds_count_back_from_the_last_event():
 def test_gaps_are_days_between_steps():
     steps = torch.tensor([0, 1, 1, 2, 3])
     times = torch.tensor([0, 2 * DAY_S, 2 * DAY_S, 2 * DAY_S, 9 * DAY_S])
-    found = step_gaps(windows_of(history(5, 1, step=torch.cat([steps, steps[:1]]), time=torch.cat([times, times[:1]])), 5))
+    found = step_gaps(
+        windows_of(history(5, 1, step=torch.cat([steps, steps[:1]]), time=torch.cat([times, times[:1]])), 5)
+    )
     assert found.tolist() == [[-1, 2, 2, 0, 7], [-1] * 5]
     assert step_gaps(windows_of(history(3), 3)).tolist() == [[-1, 0, 0]]
 

@@ -199,6 +199,45 @@ def test_bonuses_of_nodes_are_added_to_their_logits():
     torch.testing.assert_close(beams.log_probs_BM, found_BN.gather(1, beams.leaves_BM))
 
 
+def test_a_teacher_that_is_sure_teaches_the_target():
+    """With all of a teacher's probability on each target the agreement is the log-probability of its path."""
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    states_SD, items_P = torch.randn(5, D), torch.arange(5)
+    hard_P, soft_P = model.distilled(states_SD, items_P, items_P, torch.eye(5))
+    torch.testing.assert_close(hard_P, model.path_log_probs(states_SD, items_P, items_P))
+    torch.testing.assert_close(soft_P, hard_P)
+
+
+def test_a_teacher_is_followed_at_every_prefix_of_the_path():
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    states_SD, items_P = torch.randn(5, D), torch.arange(5)
+    teacher_SN = torch.rand(5, 5).softmax(1)
+    _, soft_P = model.distilled(states_SD, items_P, items_P, teacher_SN)
+    alone_SN = by_hand(model, CODES, SIZES)(states_SD)
+    for item, path in enumerate(CODES):
+        expected = 0.0
+        for level in range(3):
+            below = [n for n, other in enumerate(CODES) if other[:level] == path[:level]]
+            sure_N = alone_SN[item].exp()
+            for code in sorted({CODES[n][level] for n in below}):
+                child = [n for n in below if CODES[n][level] == code]
+                taught = teacher_SN[item, child].sum() / teacher_SN[item, below].sum()
+                expected += taught * (sure_N[child].sum() / sure_N[below].sum()).log()
+        torch.testing.assert_close(soft_P[item], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_kept_of_vectors_is_forgotten_when_training_goes_on():
+    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100)).eval()
+    states_BD = torch.randn(2, D)
+    with torch.no_grad():
+        before = beam_search(step_of(model, states_BD), None, TRIE, num_requests=2, num_beams=5)
+        model.train()
+        model.codes.weight += torch.randn_like(model.codes.weight)
+        model.eval()
+        after = beam_search(step_of(model, states_BD), None, TRIE, num_requests=2, num_beams=5)
+    assert not torch.allclose(before.log_probs_BM, after.log_probs_BM)
+
+
 def test_an_untrained_child_is_its_parent_and_its_code():
     """Only (0 0) has a vector: both its children use it, and nothing else is moved by it."""
     model = softmax_of(TRIE, SIZES, NodeRows(torch.tensor([2]), torch.tensor([0])))

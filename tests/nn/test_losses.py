@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 
 N, S = 7, 3
 COUNTS = torch.tensor([0, 15, 1, 80, 3, 0, 255])
@@ -29,11 +29,12 @@ def test_the_full_softmax_equals_cross_entropy(num_negatives):
 def test_weights_and_bonus():
     states_SD, items_ND = parts()
     sampler, weights_P = NegativeSampler(COUNTS, None), torch.tensor([1.0, 0.5, 3.0, 0.0])
-    bonus_SN = torch.arange(S * N).view(S, N) / 10.0
-    logits_PN = (states_SD @ items_ND.T + bonus_SN)[STATE_P]
-    expected = (F.cross_entropy(logits_PN, TARGETS_P, reduction="none") * weights_P).sum() / 4.5
-    found = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, sampler, weights_P, bonus_SN)
+    expected = (F.cross_entropy((states_SD @ items_ND.T)[STATE_P], TARGETS_P, reduction="none") * weights_P).sum() / 4.5
+    found = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, sampler, weights_P)
     torch.testing.assert_close(found, expected)
+    bonus_SN = torch.arange(S * N).view(S, N) / 10.0
+    log_probs_SN = catalog_log_probs(states_SD, items_ND, bonus_SN)
+    torch.testing.assert_close(log_probs_SN, F.log_softmax(states_SD @ items_ND.T + bonus_SN, 1))
     one = NegativeSampler(COUNTS, 1)
     torch.manual_seed(5)
     mean = sampled_softmax_loss(states_SD, items_ND.__getitem__, STATE_P, TARGETS_P, one)

@@ -95,6 +95,7 @@ class TreeSoftmax(nn.Module):
         super().__init__()
         self.trie = trie
         self._kept_units: dict[int, Tensor] = {}
+        self._item_bounds = [_bounds(trie, level) for level in range(trie.num_levels)]
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
         nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
         self._nodes = [(start + code, row) for start, code, row in nodes]
@@ -158,14 +159,43 @@ class TreeSoftmax(nn.Module):
 
         ``bonuses`` are added to the logits of each level, [S, nodes of depth level + 1].
         """
+        return self._along_paths(states_SD, state_P, items_P, bonuses, None)[0]
+
+    def distilled(
+        self,
+        states_SD: Tensor,
+        state_P: Tensor,
+        items_P: Tensor,
+        teacher_SN: Tensor,
+        bonuses: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``path_log_probs``, and for each pair how well the softmaxes on its path agree with a teacher's [P].
+
+        ``teacher_SN`` are probabilities of all items. The agreement is Σ_l Σ_children q · log p, where q is what
+        the teacher gives the items below each child of the prefix, of what it gives those below the prefix.
+        """
+        order_N = self.trie.buckets.values
+        below_SX = F.pad(teacher_SN[:, order_N].cumsum(1, dtype=torch.float64), (1, 0))
+        return self._along_paths(states_SD, state_P, items_P, bonuses, below_SX)
+
+    def _along_paths(  # the sum of both above
+        self,
+        states_SD: Tensor,
+        state_P: Tensor,
+        items_P: Tensor,
+        bonuses: Sequence[Tensor] | None,
+        below_SX: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         total_P = torch.zeros(len(items_P), device=states_SD.device)
+        agreed_P = torch.zeros_like(total_P)
         parent_P = torch.zeros_like(items_P)
         for level in range(self.trie.num_levels):
             child_P = self.trie.paths_NL[items_P, level]
             bonus_SG = None if bonuses is None else bonuses[level]
-            total_P = total_P + self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG)
+            found_P, same_P = self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG, below_SX)
+            total_P, agreed_P = total_P + found_P, agreed_P + same_P
             parent_P = child_P
-        return total_P
+        return total_P, agreed_P
 
     def _level_log_probs(  # noqa: PLR0917  # one step of the sum above
         self,
@@ -175,8 +205,12 @@ class TreeSoftmax(nn.Module):
         parent_P: Tensor,
         child_P: Tensor,
         bonus_SG: Tensor | None,
-    ) -> Tensor:
-        """Each pair's log-probability of its child; every (state, parent) is worked out once."""
+        below_SX: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Each pair's log-probability of its child, and the agreement of its parent's softmax with a teacher.
+
+        Every (state, parent) is worked out once.
+        """
         size = self.trie.num_nodes(level)
         key_U, pair_P = torch.unique(state_P * size + parent_P, return_inverse=True)
         state_U, parent_U = key_U // size, key_U % size
@@ -186,14 +220,30 @@ class TreeSoftmax(nn.Module):
             units_CD = self._units(0, torch.arange(self.trie.num_nodes(1), device=query_UD.device))
             logits_UC = (query_UD @ units_CD.T).float() * scale
             logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
-            return logits_UC.log_softmax(-1)[pair_P, child_P]
+            log_probs_UC = logits_UC.log_softmax(-1)
+            agreed_U = torch.zeros(len(key_U), device=states_SD.device)
+            if below_SX is not None:
+                every_C = torch.arange(log_probs_UC.shape[1], device=states_SD.device)
+                agreed_U = (self._taught(0, below_SX, state_U[:, None], every_C) * log_probs_UC).sum(1)
+            return log_probs_UC[pair_P, child_P], agreed_U[pair_P]
         start_U, owner_E, child_E = self._children(level, parent_U)
         logits_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float() * scale
         logits_E = logits_E if bonus_SG is None else logits_E + bonus_SG[state_U[owner_E], child_E]
         most_U = torch.full((len(key_U),), -torch.inf).scatter_reduce(0, owner_E, logits_E.detach(), "amax")
         sum_U = torch.zeros(len(key_U)).index_add(0, owner_E, (logits_E - most_U[owner_E]).exp())
         place_P = start_U[pair_P] + child_P - self.trie.child_offsets[level][parent_P]
-        return logits_E[place_P] - (most_U + sum_U.log())[pair_P]
+        log_probs_E = logits_E - (most_U + sum_U.log())[owner_E]
+        agreed_U = torch.zeros(len(key_U), device=states_SD.device)
+        if below_SX is not None:
+            taught_E = self._taught(level, below_SX, state_U[owner_E], child_E)
+            taught_U = torch.zeros(len(key_U)).index_add(0, owner_E, taught_E).clamp(min=1e-9)
+            agreed_U = agreed_U.index_add(0, owner_E, taught_E / taught_U[owner_E] * log_probs_E)
+        return log_probs_E[place_P], agreed_U[pair_P]
+
+    def _taught(self, level: int, below_SX: Tensor, states: Tensor, nodes: Tensor) -> Tensor:
+        """What a teacher gives the items below nodes of depth ``level`` + 1: items of a node are neighbours."""
+        bounds = self._item_bounds[level]
+        return (below_SX[states, bounds[nodes + 1]] - below_SX[states, bounds[nodes]]).clamp(min=0).float()
 
     def _children(self, level: int, parent_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of each parent, one after the other: (where each parent's start, whose each is, its node)."""
@@ -240,3 +290,9 @@ class TreeSoftmax(nn.Module):
         """Code vector + node vector of nodes of depth ``level`` + 1."""
         code, row = self._nodes[level]
         return torch.as_tensor(self.codes(code[nodes]) + self.rows(row[nodes]))
+
+
+def _bounds(trie: Trie, level: int) -> Tensor:
+    """Where the items of each node of depth ``level`` + 1 begin in ``trie.buckets.values``, and the last end."""
+    counts = torch.bincount(trie.paths_NL[:, level], minlength=trie.num_nodes(level + 1))
+    return F.pad(counts.cumsum(0), (1, 0))

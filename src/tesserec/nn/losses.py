@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["NegativeSampler", "sampled_softmax_loss"]
+__all__ = ["NegativeSampler", "catalog_log_probs", "sampled_softmax_loss"]
 
 
 class NegativeSampler:
@@ -37,19 +37,16 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
     targets_P: Tensor,
     sampler: NegativeSampler,
     weights_P: Tensor | None = None,
-    bonus_SN: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean cross-entropy of the pairs (state ``state_P``, item ``targets_P``) under softmax(states · items).
 
     ``vectors`` gives the vectors [X, D] of items [X]: of all of them, or with a sampler that has ``num_negatives`` only
     of targets and sample. The softmax of a pair then runs over its target and one shared sample, each logit less
-    log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out. ``bonus_SN``
-    is added to the logits of the full softmax.
+    log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out.
     """
     if sampler.num_negatives is None:
         items_ND = vectors(torch.arange(len(sampler.log_q_N), device=targets_P.device))
-        logits_SN = (states_SD @ items_ND.T).float()
-        log_probs_SN = (logits_SN if bonus_SN is None else logits_SN + bonus_SN).log_softmax(-1)
+        log_probs_SN = catalog_log_probs(states_SD, items_ND)
         losses_P = -log_probs_SN[state_P, targets_P]
     else:
         drawn_C = sampler.draw()
@@ -62,3 +59,9 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
         target_P = (states_PD * vectors(targets_P)).sum(1).float()
         losses_P = torch.logaddexp(logits_PC.logsumexp(1), target_P) - target_P
     return losses_P.mean() if weights_P is None else (losses_P * weights_P).sum() / weights_P.sum()
+
+
+def catalog_log_probs(states_SD: Tensor, items_ND: Tensor, bonus_SN: Tensor | None = None) -> Tensor:
+    """Log-softmax of states · items over the whole catalog, [S, N] float32; ``bonus_SN`` is added to the logits."""
+    logits_SN = (states_SD @ items_ND.T).float()
+    return (logits_SN if bonus_SN is None else logits_SN + bonus_SN).log_softmax(-1)

@@ -68,9 +68,7 @@ def fit_weights(parts: Sequence[tuple[Tensor, Tensor]], relevant: Ragged, prior_
     ideal_B = _discount(10).cumsum(0)[relevant.lengths.clamp(max=10) - 1]
     # Requests none of whose candidates is relevant gain nothing by any weights.
     open_B = gains_BX.any(1)
-    items_BX, evidence_BXS, gains_BX, ideal_B = (
-        part[open_B] for part in (items_BX, evidence_BXS, gains_BX, ideal_B)
-    )
+    items_BX, evidence_BXS, gains_BX, ideal_B = (part[open_B] for part in (items_BX, evidence_BXS, gains_BX, ideal_B))
 
     def value(weights_S: Tensor) -> float:
         scores_BX = (evidence_BXS @ weights_S).masked_fill(items_BX == PAD, -torch.inf)

@@ -22,7 +22,7 @@ from tesserec.decoding.trie import Trie, TrieMask
 from tesserec.errors import VersionMismatchError
 from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
-from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
@@ -42,6 +42,9 @@ class HeadsConfig:
     """Factor on cosines at the start, 1 / temperature; learnt from there."""
     generative_weight: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the generative loss beside the dense one."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the generative loss that follows the dense head's probabilities instead of what came next; only where
+    the dense head's softmax runs over the whole catalog."""
     max_pairs: Annotated[int, Field(ge=1)] = 1024
     """(state, target) pairs a step on which the generative head is trained, drawn from all."""
     num_negatives: Annotated[int, Field(ge=1)] | None = None
@@ -156,14 +159,23 @@ class MosaicNetwork(nn.Module):
         encoded = self.encode(windows, position_S)
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
         query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
-        dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P, encoded.bonus_SN)
+        teacher_SN: Tensor | None = None
+        if sampler.num_negatives is None:
+            log_probs_SN = catalog_log_probs(query_SD, self.all_units(), encoded.bonus_SN)
+            dense = -(log_probs_SN[state_P, targets_P] * weight_P).sum() / weight_P.sum()
+            teacher_SN = log_probs_SN.detach() if heads.distillation else None
+        else:
+            dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
-        log_probs_P = self.tree.path_log_probs(
-            encoded.states_SD, state_P[drawn_P], targets_P[drawn_P], encoded.level_bonuses
-        )
-        generative = -(log_probs_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
+        pairs = encoded.states_SD, state_P[drawn_P], targets_P[drawn_P]
+        if teacher_SN is None:
+            gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses)
+        else:
+            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN.exp(), encoded.level_bonuses)
+            gain_P = (1 - heads.distillation) * hard_P + heads.distillation * soft_P
+        generative = -(gain_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
 
     def dense_log_probs(self, encoded: Encoded) -> Tensor:
