@@ -203,7 +203,7 @@ def test_a_teacher_that_is_sure_teaches_the_target():
     """With all of a teacher's probability on each target the agreement is the log-probability of its path."""
     model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
     states_SD, items_P = torch.randn(5, D), torch.arange(5)
-    hard_P, soft_P = model.distilled(states_SD, items_P, items_P, torch.eye(5))
+    hard_P, soft_P = model.distilled(states_SD, items_P, items_P, torch.eye(5).log())
     torch.testing.assert_close(hard_P, model.path_log_probs(states_SD, items_P, items_P))
     torch.testing.assert_close(soft_P, hard_P)
 
@@ -212,7 +212,7 @@ def test_a_teacher_is_followed_at_every_prefix_of_the_path():
     model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
     states_SD, items_P = torch.randn(5, D), torch.arange(5)
     teacher_SN = torch.rand(5, 5).softmax(1)
-    _, soft_P = model.distilled(states_SD, items_P, items_P, teacher_SN)
+    _, soft_P = model.distilled(states_SD, items_P, items_P, teacher_SN.log())
     alone_SN = by_hand(model, CODES, SIZES)(states_SD)
     for item, path in enumerate(CODES):
         expected = 0.0

@@ -341,7 +341,7 @@ def test_the_loss_is_that_of_both_heads_and_a_step_weighs_one(repeating):
     torch.testing.assert_close(whole, dense + 0.25 * (paths_P * weights_P).sum() / 3)
     torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler), dense)
     taught = network.loss(windows, HeadsConfig(generative_weight=0.25, distillation=0.5), sampler)
-    teacher = network.dense_log_probs(encoded).detach().exp()
+    teacher = network.dense_log_probs(encoded).detach()
     soft_P = network.tree.distilled(encoded.states_SD, torch.arange(5), targets_P, teacher, encoded.level_bonuses)[1]
     torch.testing.assert_close(taught, dense + 0.125 * ((paths_P - soft_P) * weights_P).sum() / 3)
     torch.manual_seed(5)

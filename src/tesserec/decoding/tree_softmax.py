@@ -171,12 +171,15 @@ class TreeSoftmax(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``path_log_probs``, and for each pair how well the softmaxes on its path agree with a teacher's [P].
 
-        ``teacher_SN`` are probabilities of all items. The agreement is Σ_l Σ_children q · log p, where q is what
-        the teacher gives the items below each child of the prefix, of what it gives those below the prefix.
+        ``teacher_SN`` are log-probabilities of all items; work grows with the states that the pairs have. The
+        agreement is Σ_l Σ_children q · log p, where q is what the teacher gives the items below each child of the
+        prefix, of what it gives those below the prefix.
         """
-        order_N = self.trie.buckets.values
-        below_SX = F.pad(teacher_SN[:, order_N].cumsum(1, dtype=torch.float64), (1, 0))
-        return self._along_paths(states_SD, state_P, items_P, bonuses, below_SX)
+        kept_s, state_P = torch.unique(state_P, return_inverse=True)
+        bonuses = None if bonuses is None else [bonus_SG[kept_s] for bonus_SG in bonuses]
+        taught_sN = teacher_SN[kept_s][:, self.trie.buckets.values].exp()
+        below_sX = F.pad(taught_sN.cumsum(1, dtype=torch.float64), (1, 0))
+        return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, below_sX)
 
     def _along_paths(  # the sum of both above
         self,

@@ -173,7 +173,7 @@ class MosaicNetwork(nn.Module):
         if teacher_SN is None:
             gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses)
         else:
-            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN.exp(), encoded.level_bonuses)
+            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN, encoded.level_bonuses)
             gain_P = (1 - heads.distillation) * hard_P + heads.distillation * soft_P
         generative = -(gain_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
