@@ -62,6 +62,10 @@ Figure = Mapping[str, Any]
 Run = Mapping[str, Any]
 
 
+TRIALS = "benchmarks/results/tuning/*.*.*.jsonl"
+"""Trials of a search, ``<dataset>.<protocol>.<method>.jsonl``."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """What was run, what came out of it, what was published and what was to be run."""
@@ -71,6 +75,8 @@ class Accuracy:
     published: Sequence[Mapping[str, Any]]
     grid: Sequence[Mapping[str, Any]]
     """The ``[[grid]]`` tables of the suite."""
+    searched: frozenset[str] = frozenset()
+    """The methods with a log of trials."""
 
     def cells(self) -> list[tuple[str, str]]:
         """Data sets and protocols with figures, in the order of the page."""
@@ -116,6 +122,7 @@ def read(root: Path) -> Accuracy:
         {line["figure"]: line for line in lines},
         _toml(root / "benchmarks" / "accuracy" / "published.toml").get("method", []),
         _toml(root / "benchmarks" / "accuracy" / "suite.toml").get("grid", []),
+        frozenset(path.stem.split(".")[2] for path in root.glob(TRIALS)),
     )
 
 
@@ -156,6 +163,7 @@ def section(found: Accuracy) -> list[str]:
         lines += [_row(found, dataset, protocol, method) for method in found.methods(dataset, protocol)]
         lines += _published(found, dataset, protocol)
         lines += ["", _winners(found, dataset, protocol), *_missing(found, dataset, protocol)]
+        lines += _untuned(found, dataset, protocol)
     lines += _unstarted(found)
     for name, alternative in plot_names(found):
         lines += ["", f"![{alternative}]({name})"]
@@ -310,6 +318,14 @@ def _missing(found: Accuracy, dataset: str, protocol: str) -> list[str]:
         words = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         names.append(f"`{method}`{' with refit' if refit else ''} ({words})")
     return ["", f"Not run: {'; '.join(names)}."]
+
+
+def _untuned(found: Accuracy, dataset: str, protocol: str) -> list[str]:
+    """A sentence on the methods of a table whose settings nobody searched for."""
+    names = sorted({run["method"] for run in found.runs_of(dataset, protocol)} - found.searched)
+    if not names:
+        return []
+    return ["", f"Not tuned, at the settings of the method's file: {_list([f'`{name}`' for name in names])}."]
 
 
 def _unstarted(found: Accuracy) -> list[str]:

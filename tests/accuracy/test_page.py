@@ -164,6 +164,20 @@ def test_cells_of_the_grid_without_a_run_are_named(root):
     assert not [line for line in part(lines, "### shop, global_time") if "run" in line.split(" ")[:2]]
 
 
+def test_methods_that_nobody_tuned_are_named(root):
+    lines = accuracy.section(accuracy.read(root))
+    methods = sorted({run["method"] for run in accuracy.read(root).runs})
+    named = [line for line in lines if line.startswith("Not tuned")]
+    assert named
+    assert all(any(f"`{method}`" in line for line in named) for method in methods)
+    trials = root / "benchmarks" / "results" / "tuning"
+    trials.mkdir(parents=True)
+    for method in methods:
+        (trials / f"shop.last_out.{method}.jsonl").write_text("{}\n", encoding="utf-8")
+    lines = accuracy.section(accuracy.read(root))
+    assert not [line for line in lines if line.startswith("Not tuned")]
+
+
 def test_a_whole_grid_is_said_to_be_whole(root):
     path = root / "benchmarks" / "accuracy" / "suite.toml"
     path.write_text(
