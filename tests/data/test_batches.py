@@ -10,7 +10,6 @@ from tesserec.data.batches import (
     history_of,
     next_step_labels,
     shuffled_batches,
-    step_gaps,
     training_windows,
     windows_of,
 )
@@ -52,13 +51,14 @@ def test_steps_days_and_kinds_count_back_from_the_last_event():
 
 
 def test_gaps_are_days_between_steps():
-    steps = torch.tensor([0, 1, 1, 2, 3])
-    times = torch.tensor([0, 2 * DAY_S, 2 * DAY_S, 2 * DAY_S, 9 * DAY_S])
-    found = step_gaps(
-        windows_of(history(5, 1, step=torch.cat([steps, steps[:1]]), time=torch.cat([times, times[:1]])), 5)
-    )
-    assert found.tolist() == [[-1, 2, 2, 0, 7], [-1] * 5]
-    assert step_gaps(windows_of(history(3), 3)).tolist() == [[-1, 0, 0]]
+    step = torch.tensor([0, 1, 1, 2, 3, 0])
+    time = torch.tensor([0, 2 * DAY_S, 2 * DAY_S, 2 * DAY_S, 9 * DAY_S, 0])
+    found = windows_of(history(5, 1, step=step, time=time), 5)
+    assert found.gaps_BT.tolist() == [[-1, 2, 2, 0, 7], [-1] * 5]
+    time[3] = NO_TIME
+    unknown = windows_of(history(5, 1, step=step, time=time), 5).gaps_BT[0].isnan()
+    assert unknown.tolist() == [False, False, False, True, True]
+    assert windows_of(history(3), 3).gaps_BT.isnan().tolist() == [[False, True, True]]
 
 
 def test_a_step_of_the_user_before_is_not_the_same_step():

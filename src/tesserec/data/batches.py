@@ -21,7 +21,6 @@ __all__ = [
     "history_of",
     "next_step_labels",
     "shuffled_batches",
-    "step_gaps",
     "step_starts",
     "training_windows",
     "windows_of",
@@ -92,6 +91,20 @@ class Windows:
             return torch.zeros(self.valid_BT.shape)
         time_BT = self.times_BT
         return ((time_BT[:, -1:] - time_BT).clamp(min=0).float() / SECONDS_A_DAY).masked_fill(time_BT < 0, 0.0)
+
+    @cached_property
+    def gaps_BT(self) -> Tensor:
+        """Days from the step before to each event's step, float32: −1 for a window's first, NaN at unknown times."""
+        start_BT = step_starts(self)
+        before_BT = (start_BT - 1).clamp(min=0)
+        first_BT = (start_BT == 0) | ~self.valid_BT.gather(1, before_BT)
+        if "time" not in self.history.columns:
+            return torch.where(first_BT, -1.0, torch.nan)
+        time_BT = self._column(self.history.columns["time"], NO_TIME)
+        then_BT, now_BT = time_BT.gather(1, before_BT), time_BT.gather(1, start_BT)
+        known_BT = (then_BT != NO_TIME) & (now_BT != NO_TIME)
+        gaps_BT = torch.where(known_BT, (now_BT - then_BT).clamp(min=0).float() / SECONDS_A_DAY, torch.nan)
+        return gaps_BT.masked_fill(first_BT, -1.0)
 
     @cached_property
     def kinds_BT(self) -> Tensor:
@@ -178,16 +191,6 @@ def batches_of_like_length(lengths: Tensor, batch_size: int, generator: torch.Ge
         batches += torch.split(run[torch.argsort(lengths[run], stable=True)], batch_size)
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[index]
-
-
-def step_gaps(windows: Windows) -> Tensor:
-    """Days from the step before to each event's step, [B, T] float32: 0 at one time or unknown times, −1 for a
-    window's first step."""
-    start_BT = step_starts(windows)
-    before_BT = (start_BT - 1).clamp(min=0)
-    gaps_BT = (windows.days_BT.gather(1, before_BT) - windows.days_BT.gather(1, start_BT)).clamp(min=0)
-    has_before_BT = (start_BT > 0) & windows.valid_BT.gather(1, before_BT)
-    return torch.where(has_before_BT, gaps_BT, -1.0)
 
 
 def step_starts(windows: Windows) -> Tensor:

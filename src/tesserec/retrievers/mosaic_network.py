@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component
-from tesserec.data.batches import Windows, next_step_labels, step_gaps, step_starts
+from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie, TrieMask
@@ -29,9 +29,10 @@ from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
 __all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
 
-
 NUM_GAPS = 12
-"""Buckets of the time between two events: the same time, and doubling from a day up to more than 512 days."""
+"""Buckets of the time between two steps: the same time, and doubling from a day up to more than 512 days."""
+UNTIMED_SHARE = 0.2
+"""Share of the windows that are trained on without their times."""
 
 
 @component
@@ -122,7 +123,10 @@ class MosaicNetwork(nn.Module):
         """States [B, T, D]; events of one step see each other, and the steps before."""
         valid_BT, steps_BT = windows.valid_BT, windows.steps_BT
         x_BTD = self.norm(self.items(windows.items_BT.clamp(min=0))) + self.kinds(windows.kinds_BT)
-        x_BTD = x_BTD + self.gaps(gap_buckets(windows))
+        told_BT = ~windows.gaps_BT.isnan()
+        if self.training:  # requests may come without times: they must not be a surprise
+            told_BT = told_BT & (torch.rand(len(told_BT), 1, device=told_BT.device) >= UNTIMED_SHARE)
+        x_BTD = x_BTD + self.gaps(gap_buckets(windows)) * told_BT[..., None]
         allowed_BTT = (steps_BT[:, None, :] >= steps_BT[:, :, None]) & valid_BT[:, None, :]
         distance_BTT = (steps_BT[:, None, :] - steps_BT[:, :, None]).clamp(min=0)
         states: Tensor = self.trunk(x_BTD, allowed_BTT, distance_buckets(distance_BTT))
@@ -269,7 +273,7 @@ class MosaicNetwork(nn.Module):
 
 def gap_buckets(windows: Windows) -> Tensor:
     """Bucket in [0, NUM_GAPS] of the time since the step before, [B, T]: 0 for none before, 1 for the same time."""
-    gaps_BT = step_gaps(windows)
+    gaps_BT = windows.gaps_BT.nan_to_num()
     buckets_BT = torch.log2(gaps_BT.clamp(min=0) + 1).ceil().long() + 1
     return buckets_BT.clamp(max=NUM_GAPS).masked_fill(gaps_BT < 0, 0)
 
