@@ -49,7 +49,7 @@ def log() -> Interactions:
 @functools.cache
 def parts(protocol: str = "last_out") -> Split:
     """The log, split."""
-    return split(log(), SplitConfig(protocol=protocol))  # type: ignore[arg-type]
+    return split(log(), SplitConfig(protocol=protocol))  # type: ignore[arg-type]  # checked when built
 
 
 def fitted(method: str, seed: int = 0, refit: bool = False, protocol: str = "last_out") -> Retriever:

@@ -312,6 +312,18 @@ def test_the_time_between_events_is_read():
     assert found.items_BK[:, 0].tolist() == [1, 2]
 
 
+def test_windows_are_also_trained_on_without_their_times(monkeypatch):
+    log = interactions_of([[[0], [1], [2]]], 12)
+    now = windows_of(history_of(log), 8)
+    later = windows_of(history_of(dataclasses.replace(log, time_E=log.time_E * 9)), 8)
+    network = copy.deepcopy(fitted(log, epochs=3)._network).train()
+    with torch.no_grad():
+        torch.nn.init.normal_(network.gaps.weight)
+    for share, same in ((0.0, False), (1.0, True)):
+        monkeypatch.setattr("tesserec.retrievers.mosaic_network.UNTIMED_SHARE", share)
+        assert torch.equal(network(now), network(later)) == same
+
+
 def test_what_is_learnt_in_a_window_is_what_a_request_gets(repeating):
     """The state and bonuses after each basket of a window are those of a request that ends there."""
     history = [[0, 1], [4], [2, 3], [0, 5]]

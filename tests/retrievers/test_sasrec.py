@@ -6,7 +6,8 @@ import torch
 from tesserec.data.batches import history_of, training_windows, windows_of
 from tesserec.errors import VersionMismatchError
 from tesserec.nn.transformer import TransformerConfig
-from tesserec.retrievers.sasrec import SASRec, binary_loss, next_event_labels
+from tesserec.retrievers.next_item import next_event_labels
+from tesserec.retrievers.sasrec import SASRec, binary_loss
 from tesserec.testing.data import catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tesserec.testing.data import requests_of
-from tesserec.training.validation import mean_ndcg, validation_ndcg
+from tesserec.training.validation import MAX_REQUESTS, mean_ndcg, validation_ndcg
 from tesserec.types import PAD, Candidates, Holdout, Ragged
 
 SECOND = 1 / math.log2(3)
@@ -63,3 +63,16 @@ def test_a_retriever_is_asked_in_batches():
     assert validation_ndcg(retrieve, holdout(relevant)) == pytest.approx((256 + 44 * SECOND) / 300)
     assert asked == [(256, 10), (44, 10)]
     assert validation_ndcg(retrieve, holdout(relevant), k=1) == pytest.approx(256 / 300)
+
+
+def test_of_many_requests_some_are_asked_from_the_first_to_the_last():
+    asked = []
+
+    def retrieve(requests, k):
+        asked.extend(requests.history.items.tolist())
+        return lists([[0]] * len(requests))
+
+    many = 2 * MAX_REQUESTS
+    validation_ndcg(retrieve, Holdout(requests_of([[[n]] for n in range(many)]), Ragged.of([[0]] * many)))
+    assert len(asked) == len(set(asked)) == MAX_REQUESTS
+    assert (asked[0], asked[-1]) == (0, many - 1)

@@ -98,10 +98,7 @@ class Windows:
         start_BT = step_starts(self)
         before_BT = (start_BT - 1).clamp(min=0)
         first_BT = (start_BT == 0) | ~self.valid_BT.gather(1, before_BT)
-        if "time" not in self.history.columns:
-            return torch.where(first_BT, -1.0, torch.nan)
-        time_BT = self._column(self.history.columns["time"], NO_TIME)
-        then_BT, now_BT = time_BT.gather(1, before_BT), time_BT.gather(1, start_BT)
+        then_BT, now_BT = self.times_BT.gather(1, before_BT), self.times_BT.gather(1, start_BT)
         known_BT = (then_BT != NO_TIME) & (now_BT != NO_TIME)
         gaps_BT = torch.where(known_BT, (now_BT - then_BT).clamp(min=0).float() / SECONDS_A_DAY, torch.nan)
         return gaps_BT.masked_fill(first_BT, -1.0)

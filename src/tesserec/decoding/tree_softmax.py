@@ -235,13 +235,14 @@ class TreeSoftmax(nn.Module):
         most_U = torch.full((len(key_U),), -torch.inf).scatter_reduce(0, owner_E, logits_E.detach(), "amax")
         sum_U = torch.zeros(len(key_U)).index_add(0, owner_E, (logits_E - most_U[owner_E]).exp())
         place_P = start_U[pair_P] + child_P - self.trie.child_offsets[level][parent_P]
-        log_probs_E = logits_E - (most_U + sum_U.log())[owner_E]
+        total_U = most_U + sum_U.log()
         agreed_U = torch.zeros(len(key_U), device=states_SD.device)
         if below_SX is not None:
             taught_E = self._taught(level, below_SX, state_U[owner_E], child_E)
             taught_U = torch.zeros(len(key_U)).index_add(0, owner_E, taught_E).clamp(min=1e-9)
+            log_probs_E = logits_E - total_U[owner_E]
             agreed_U = agreed_U.index_add(0, owner_E, taught_E / taught_U[owner_E] * log_probs_E)
-        return log_probs_E[place_P], agreed_U[pair_P]
+        return logits_E[place_P] - total_U[pair_P], agreed_U[pair_P]
 
     def _taught(self, level: int, below_SX: Tensor, states: Tensor, nodes: Tensor) -> Tensor:
         """What a teacher gives the items below nodes of depth ``level`` + 1: items of a node are neighbours."""

@@ -32,7 +32,7 @@ from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitContext, Interactions, Requests
 
-__all__ = ["SASRec", "binary_loss", "next_event_labels"]
+__all__ = ["SASRec", "binary_loss"]
 
 
 class _Network(nn.Module):

@@ -20,6 +20,7 @@ from torch import nn
 
 from tesserec.training.loop import Job, TrainingConfig, seeded, step_seconds
 from tesserec.training.measure import Measured
+from tesserec.training.validation import MAX_REQUESTS
 from tesserec.types import Estimate, FitContext
 
 __all__ = ["estimate_training", "few_requests", "total_seconds", "validation_ratio"]
@@ -62,7 +63,9 @@ def estimate_training(make: Callable[[FitContext], Job[Any]], config: TrainingCo
         making_s = time.perf_counter() - start
         epoch_s = _epoch_seconds(job, config, few)
         if job.validate is not None:
-            validation_s = _seconds(job.module, job.validate) * validation_ratio(context)
+            validation_s = _seconds(job.module, job.validate) * min(
+                validation_ratio(context), MAX_REQUESTS / NUM_REQUESTS
+            )
             best_bytes = sum(tensor.numel() * tensor.element_size() for tensor in job.module.state_dict().values())
     seconds = making_s + total_seconds(epoch_s, validation_s, config.epochs, context.deadline_s)
     return Estimate(seconds, cost.peak_rss_bytes + best_bytes)

@@ -9,7 +9,7 @@ import torch
 
 from tesserec.types import Candidates, Holdout, Requests
 
-__all__ = ["mean_ndcg", "validation_ndcg"]
+__all__ = ["MAX_REQUESTS", "mean_ndcg", "validation_ndcg"]
 
 
 def mean_ndcg(candidates: Candidates, holdout: Holdout, k: int = 10) -> float:
@@ -25,7 +25,7 @@ def mean_ndcg(candidates: Candidates, holdout: Holdout, k: int = 10) -> float:
 
 
 MAX_REQUESTS = 5000
-"""Requests that a model is asked after each epoch: enough to tell epochs apart, in a fraction of an epoch's time."""
+"""Requests that a model is asked after each epoch at most, so that asking does not take as long as training."""
 
 
 def validation_ndcg(retrieve: Callable[[Requests, int], Candidates], holdout: Holdout, k: int = 10) -> float:
