@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 
 from tesserec.nn.items import ItemEncoder, content_levels
 from tesserec.types import SemanticIds
@@ -25,7 +26,7 @@ def test_a_vector_is_the_sum_of_codes_content_and_own():
     assert own.shape == (3, 4)
     expected = [
         codes[0] + codes[3] + content[:, 0] + own[1],
-        codes[1] + codes[4] + 2 * content[:, 1],
+        codes[1] + codes[4] + content[:, 1],  # content has length 1
         codes[1] + codes[4] + own[0],
     ]
     assert torch.equal(encoder.table(), torch.stack(expected))
@@ -48,7 +49,7 @@ def test_parts_may_be_missing():
     assert own_only.content is None
     assert torch.equal(own_only.table(), own_only.own.weight[[1, 2, 0]])
     content_only = filled(ItemEncoder(None, CONTENT, torch.full((3,), -1), 4))
-    assert torch.equal(content_only.table(), CONTENT @ content_only.content.weight.T)
+    assert torch.equal(content_only.table(), F.normalize(CONTENT, dim=1) @ content_only.content.weight.T)
 
 
 def test_an_item_without_a_row_of_its_own_starts_and_stays_without():
@@ -57,10 +58,21 @@ def test_an_item_without_a_row_of_its_own_starts_and_stays_without():
     assert encoder.own.weight.tolist() == [[0.0] * 64]
     encoder.table().sum().backward()
     assert encoder.own.weight.grad.tolist() == [[0.0] * 64]
-    large = ItemEncoder(SemanticIds(CODES, (2, 300, 2), "test"), None, torch.arange(300), 64)
-    assert abs(large.own.weight[:-1].std().item() - 64**-0.5) < 0.01
-    assert abs(large.codes.weight.std().item() - 0.5 * 64**-0.5) < 0.01
-    assert not bool(large.own.weight[-1].any())
+
+
+def test_at_the_start_like_content_makes_like_vectors():
+    torch.manual_seed(0)
+    content_NF = F.normalize(torch.randn(300, 40), dim=1)
+    encoder = ItemEncoder(
+        SemanticIds(CODES[:1].expand(300, -1), (2, 300, 2), "test"), content_NF, torch.arange(300), 64
+    )
+    assert abs(encoder.own.weight[:-1].std().item() - 0.3 * 64**-0.5) < 0.003
+    assert abs(encoder.codes.weight.std().item() - 0.5 * 64**-0.5) < 0.003
+    assert not bool(encoder.own.weight[-1].any())
+    projected_ND = encoder.content(encoder.content_NF)
+    assert abs(projected_ND.norm(dim=1).mean().item() - 1) < 0.1
+    dots_NN, cosines_NN = projected_ND @ projected_ND.T, content_NF @ content_NF.T
+    assert torch.corrcoef(torch.stack([dots_NN.flatten(), cosines_NN.flatten()]))[0, 1] > 0.6
 
 
 def test_only_the_rows_are_kept_with_the_weights():

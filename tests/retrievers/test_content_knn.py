@@ -2,12 +2,14 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tesserec.errors import RecipeError
-from tesserec.retrievers.content_knn import ContentKNN
+from tesserec.retrievers import content_knn
+from tesserec.retrievers.content_knn import ContentKNN, closeness
 from tesserec.testing.data import catalog_of_size, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
-from tesserec.types import FitContext, ItemEmbeddings, Requests
+from tesserec.types import PAD, FitContext, History, ItemEmbeddings, Requests
 
 # Items 0 to 4; item 4 has nothing to embed, item 3 has no events.
 VECTORS = torch.tensor([[2.0, 0.0], [0.0, 5.0], [3.0, 4.0], [-1.0, 0.0], [0.0, 0.0]])
@@ -92,3 +94,38 @@ def test_without_vectors_it_says_what_to_add():
 
 def test_settings():
     assert (ContentKNN().max_steps, ContentKNN().history_decay) == (10, 0.8)
+
+
+def test_closeness_is_the_mean_cube_of_the_cosines_with_the_last_events():
+    generator = torch.Generator().manual_seed(0)
+    unit_NF = F.normalize(torch.randn(20, 6, generator=generator), dim=1)
+    history = History(torch.tensor([0, 3, 3, 15]), torch.arange(15) % 20, {"step": torch.tensor([0, 1, 1, *range(12)])})
+    items_BX = torch.tensor([[4, 5, PAD], [1, 2, 3], [0, 19, 18]])
+    found_BX = closeness(unit_NF, history, items_BX)
+
+    def expected(events, weights, item):
+        cosines = (unit_NF[events] @ unit_NF[item]).clamp(min=0)
+        return float((cosines**3 * weights).sum() / weights.sum())
+
+    first = torch.tensor([0.7, 1.0, 1.0])
+    last = 0.7 ** torch.arange(9, -1, -1.0)
+    wanted = [
+        [expected(torch.arange(3), first, 4), expected(torch.arange(3), first, 5), 0],
+        [0, 0, 0],
+        [expected(torch.arange(5, 15), last, item) for item in (0, 19, 18)],
+    ]
+    torch.testing.assert_close(found_BX, torch.tensor(wanted))
+
+
+def test_closeness_does_not_depend_on_what_is_asked_at_once(monkeypatch):
+    unit_NF = F.normalize(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    history = History(torch.tensor([0, 3, 4, 8]), torch.arange(8))
+    items_BX = torch.arange(15).view(3, 5)
+    whole_BX = closeness(unit_NF, history, items_BX)
+    monkeypatch.setattr(content_knn, "CHUNK_FLOATS", 1)
+    torch.testing.assert_close(closeness(unit_NF, history, items_BX), whole_BX)
+
+
+def test_without_content_nothing_is_close():
+    history = History(torch.tensor([0, 2]), torch.tensor([0, 1]))
+    assert closeness(torch.zeros(5, 0), history, torch.tensor([[2, 3]])).tolist() == [[0, 0]]

@@ -10,6 +10,7 @@ from tesserec.data.batches import history_of, next_step_labels, training_windows
 from tesserec.errors import RecipeError, TrainingInterrupted, VersionMismatchError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
+from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.fusion import fit_weights
 from tesserec.retrievers.mosaic import PRIOR, SOURCES, HeadsConfig, Mosaic, RowsConfig
 from tesserec.retrievers.mosaic_network import own_rows
@@ -219,6 +220,9 @@ def test_a_fused_score_is_the_weighted_evidence_of_all_sources(repeating):
             scores_BN = torch.empty(2, 12).scatter(1, expected[name].items_BK, expected[name].scores_BK)
         elif name == "popularity":
             scores_BN = (repeating.personal.popularity.shares(requests).dense() + 1e-7).log()
+        elif name == "content":
+            every_BN = torch.arange(12).expand(2, -1)
+            scores_BN = (closeness(repeating._network.items.content_NF, requests.history, every_BN) + 1e-7).log()
         else:
             scores_BN = (getattr(repeating, name).score_all(requests) + 1e-7).log()
         torch.testing.assert_close(found.trace[name], weight * scores_BN.gather(1, found.items_BK))
@@ -255,7 +259,7 @@ def test_without_a_history_popular_items_are_proposed(mode):
     if mode == "fused":
         assert found.source_BK[[1, 3]].tolist() == [[-1] * 3] * 2
         assert bool((found.source_BK[[0, 2]] >= 0).all())
-        assert [found.trace[name][1].tolist() for name in SOURCES] == [[0] * 3] * 5
+        assert [found.trace[name][1].tolist() for name in SOURCES] == [[0] * 3] * 6
         assert bool(found.trace["dense"][2].any())
     else:
         assert found.source_BK is None

@@ -6,11 +6,15 @@ Dimensions: N items · L levels · F content features · D features · R own row
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.types import SemanticIds
 
 __all__ = ["ItemEncoder", "content_levels"]
+
+OWN_LENGTH = 0.3
+"""Length of an item's own vector at the start. Content starts at 1, so that what like items share is learnt first."""
 
 
 def content_levels(semantic_ids: SemanticIds) -> int:
@@ -20,6 +24,8 @@ def content_levels(semantic_ids: SemanticIds) -> int:
 
 class ItemEncoder(nn.Module):
     """vector(i) = Σ_l code_l[c_il] + W · content_i + own_i, the last only for items with enough events.
+
+    Content is scaled to length 1, and W starts as a random projection, which keeps its cosines.
 
     Items without content or events of their own are still placed by their codes: cold items need no special case.
     """
@@ -40,13 +46,15 @@ class ItemEncoder(nn.Module):
         )
         content_NF = torch.zeros(len(row_N), 0) if content_NF is None else content_NF
         self.register_buffer("codes_NL", codes_NL + starts[:levels], persistent=False)
-        self.register_buffer("content_NF", content_NF, persistent=False)
+        self.register_buffer("content_NF", F.normalize(content_NF, dim=1), persistent=False)
         self.register_buffer("row_N", row_N)
         self.codes = nn.Embedding(max(sum(sizes), 1), width)
         self.content = nn.Linear(content_NF.shape[1], width, bias=False) if content_NF.shape[1] else None
         self.own = nn.Embedding(num_rows + 1, width, padding_idx=num_rows)
         nn.init.normal_(self.codes.weight, std=0.5 * width**-0.5)
-        nn.init.normal_(self.own.weight, std=width**-0.5)
+        nn.init.normal_(self.own.weight, std=OWN_LENGTH * width**-0.5)
+        if self.content is not None:
+            nn.init.normal_(self.content.weight, std=width**-0.5)
         with torch.no_grad():
             self.own.weight[num_rows] = 0
 

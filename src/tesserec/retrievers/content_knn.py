@@ -19,13 +19,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tesserec.config import Field, component
+from tesserec.data.batches import windows_of
 from tesserec.decoding.top_k import top_k_in_batches
 from tesserec.errors import RecipeError
 from tesserec.retrievers.evidence import history_matrix, require_fitted, steps_ago
 from tesserec.retrievers.popularity import Popularity
-from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests, as_numpy
+from tesserec.types import (
+    PAD,
+    Candidates,
+    Catalog,
+    ComponentState,
+    FitContext,
+    History,
+    Interactions,
+    Requests,
+    as_numpy,
+)
 
-__all__ = ["ContentKNN"]
+__all__ = ["ContentKNN", "closeness"]
+
+MAX_EVENTS = 10
+"""Events of a history, the last ones, that candidates are compared with."""
+DECAY = 0.7
+"""What an event counts, relative to one a step later."""
+CHUNK_FLOATS = 2**24
+"""Numbers of the candidates' vectors that are gathered at once (64 MiB)."""
 
 
 @component
@@ -87,3 +105,22 @@ def _unit_vectors(context: FitContext) -> Tensor:
     if context.embeddings is None:
         raise RecipeError("ContentKNN compares item vectors and was given none: add an [embedder] table to the recipe")
     return F.normalize(context.embeddings.vectors_ND, dim=1)
+
+
+def closeness(unit_NF: Tensor, history: History, items_BX: Tensor) -> Tensor:
+    """Mean of max(cosine, 0)³ between a candidate and the last events of the history, later ones weighing more.
+
+    [B, X] in [0, 1]; 0 without content and at ``PAD``. The cube lets one near event outweigh many that are vaguely
+    alike: unlike the mean of the vectors, which is near to nothing in particular.
+    """
+    seen = windows_of(history.positives(), MAX_EVENTS)
+    if not unit_NF.shape[1]:
+        return torch.zeros(items_BX.shape)
+    size, parts = max(1, CHUNK_FLOATS // (items_BX.shape[1] * unit_NF.shape[1])), []
+    for rows in torch.split(torch.arange(len(items_BX)), size):
+        window, candidates = seen.take(rows), items_BX[rows]
+        weight_BT = (DECAY ** window.steps_BT.float()).masked_fill(~window.valid_BT, 0)
+        cosine_BXT = unit_NF[candidates.clamp(min=0)] @ unit_NF[window.items_BT.clamp(min=0)].transpose(1, 2)
+        sum_BX = (cosine_BXT.clamp(min=0) ** 3 @ weight_BT[..., None]).squeeze(2)
+        parts.append((sum_BX / weight_BT.sum(1, keepdim=True).clamp(min=1e-9)).masked_fill(candidates == PAD, 0))
+    return torch.cat(parts)

@@ -2,7 +2,7 @@
 
 Paper: none; tesserec's default. The heads' ancestors are TIGER (arXiv 2305.05065) and SASRec (arXiv 1808.09781).
 Adds: one position an item in place of one a code; a softmax over the tree that is decoded; baskets as steps that are
-    predicted as sets; log-linear fusion of generation, dense scores, co-occurrence and personal frequency.
+    predicted as sets; log-linear fusion of generation, dense scores, co-occurrence, content and personal frequency.
 Differs: from TIGER by a trunk that trains all targets of a user in one pass, and by a depth decoder without attention;
     from SASRec by content and codes in the item vectors, cosine scores and steps in place of events.
 Checked: tests/retrievers/test_mosaic.py (planted chain and baskets; path scores equal exhaustive search).
@@ -34,6 +34,7 @@ from tesserec.decoding.trie import Trie
 from tesserec.errors import RecipeError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
+from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
@@ -58,8 +59,8 @@ from tesserec.types import (
 
 __all__ = ["HeadsConfig", "Mosaic", "RowsConfig"]
 
-SOURCES = ("generative", "dense", "cooccurrence", "personal", "popularity")
-PRIOR = (0.5, 0.5, 0.25, 0.25, 0.1)
+SOURCES = ("generative", "dense", "cooccurrence", "content", "personal", "popularity")
+PRIOR = (0.5, 0.5, 0.25, 0.1, 0.25, 0.1)
 """Weights of the sources in the fusion until they are fitted."""
 
 
@@ -262,6 +263,8 @@ class Mosaic:
             dense_BN.gather(1, items_BX.clamp(min=0)),
             *((shares.at(items_BX) + FLOOR).log() for shares in counted),
         ]
+        alike_BX = closeness(network.items.content_NF, requests.history, items_BX)
+        evidence.insert(SOURCES.index("content"), (alike_BX + FLOOR).log())
         return items_BX, torch.stack(evidence, -1)
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
