@@ -286,6 +286,7 @@ def test_newcomers_alone_get_the_columns_of_everybody() -> None:
     mosaic = Recommender.fit(shop.events(), shop.items(), recipe=shop.table(retriever=tiny, fit={"refit": False}))
     known = mosaic.recommend(histories=[["i00"]], k=2, explain=True)
     newcomer = mosaic.recommend(histories=[[]], k=2, explain=True)
-    assert known.columns[5:] == ["title", "source", "generative", "dense", "cooccurrence", "personal", "popularity"]
+    sources = ["generative", "dense", "cooccurrence", "content", "personal", "popularity"]
+    assert known.columns[5:] == ["title", "source", *sources]
     assert newcomer.schema == known.schema
     assert newcomer["note"].to_list() == [NO_HISTORY] * 2

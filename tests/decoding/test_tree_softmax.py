@@ -302,3 +302,34 @@ def test_a_random_target_is_learnt():
         optimizer.step()
     assert all_pairs(model, states_SD, 5).argmax(1).tolist() == items.tolist()
     assert not bool(model.rows.weight[-1].any())
+
+
+def test_nodes_of_items_have_the_mean_of_the_items_below_them():
+    torch.manual_seed(0)
+    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 99), D, 3.0, of_items=True)
+    units_ND = F.normalize(torch.randn(5, D), dim=1)
+    with torch.no_grad():
+        model.share.copy_(torch.tensor([2.0, 3.0, 5.0]))
+    model.place(units_ND)
+    first = model.codes.weight[0] + 2 * units_ND[:3].mean(0)
+    second = model.codes.weight[2] + 3 * units_ND[:2].mean(0)
+    torch.testing.assert_close(model._vectors(0, torch.tensor([0])), first[None])
+    torch.testing.assert_close(model._vectors(1, torch.tensor([0])), second[None])
+    torch.testing.assert_close(model._vectors(2, torch.tensor([4])), (model.codes.weight[6] + 5 * units_ND[4])[None])
+    states_SD = torch.randn(2, D)
+    paths = model.path_log_probs(states_SD, torch.arange(2).repeat_interleave(5), torch.arange(5).repeat(2))
+    torch.testing.assert_close(paths.view(2, 5).exp().sum(1), torch.ones(2))
+    paths.sum().backward()
+    assert bool(model.share.grad.all())
+
+
+def test_nodes_of_items_follow_them():
+    torch.manual_seed(0)
+    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 99), D, 3.0, of_items=True).eval()
+    model.place(torch.eye(5, D))
+    with torch.no_grad():
+        before = model.path_log_probs(torch.ones(1, D), torch.zeros(5).long(), torch.arange(5))
+        model.train().eval()
+        model.place(-torch.eye(5, D))
+        after = model.path_log_probs(torch.ones(1, D), torch.zeros(5).long(), torch.arange(5))
+    assert not torch.allclose(before, after)

@@ -408,6 +408,20 @@ def test_a_large_catalog_is_sampled():
     assert tiny(heads=HeadsConfig(num_negatives=7))._num_negatives(10) == 7
 
 
+def test_the_tree_is_made_of_items_where_all_of_them_are_at_hand():
+    log = baskets()[0]
+    whole, sampled = fitted(log, epochs=1), fitted(log, epochs=1, heads=HeadsConfig(num_negatives=5))
+    assert whole._network.tree.share.shape == (3,)
+    assert sampled._network.tree.share is None
+    for retriever in (whole, sampled):
+        restored = tiny(heads=retriever.heads)
+        restored.restore(retriever.state(), catalog_of_size(12), given())
+        assert (restored._network.tree.share is None) == (retriever is sampled)
+        for mode in MODES:
+            before, after = answers(retriever, mode, EVERY), answers(restored, mode, EVERY)
+            assert torch.equal(before.items_BK, after.items_BK)
+
+
 def test_settings():
     made = Mosaic()
     assert (made.max_length, made.answer, made.model) == (128, "fused", TransformerConfig())

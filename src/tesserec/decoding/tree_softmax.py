@@ -3,7 +3,8 @@
 At every level the softmax runs over the legal children of the prefix only, so that training and constrained decoding
 see the same tree. A child scores scale · cosine(query, code vector + node vector); the query is made of the state and
 of the prefix's own vector. Only nodes with enough training targets have a node vector: others use their nearest
-ancestor's, so that a child that was never trained is its parent plus its code.
+ancestor's, so that a child that was never trained is its parent plus its code. Where the vectors of all items are at
+hand, the mean of those below a node is added to its vector, and a child is also near what its items are near.
 
 Dimensions: S states · P pairs of state and item · U pairs of state and prefix · E children of all prefixes · B requests
 · M beams · C children · N items · L levels · R rows · D features.
@@ -91,9 +92,20 @@ class TreeSoftmax(nn.Module):
     row_depth: Tensor
     row_key: Tensor
 
-    def __init__(self, trie: Trie, codebook_sizes: tuple[int, ...], rows: NodeRows, width: int, scale: float) -> None:
+    def __init__(  # noqa: PLR0917  # parts that the network has at hand
+        self,
+        trie: Trie,
+        codebook_sizes: tuple[int, ...],
+        rows: NodeRows,
+        width: int,
+        scale: float,
+        of_items: bool = False,
+    ) -> None:
+        """``of_items``: the nodes are made of the items below them too, which ``place`` must tell."""
         super().__init__()
         self.trie = trie
+        self.share = nn.Parameter(torch.ones(trie.num_levels)) if of_items else None
+        self._means: list[Tensor] = []
         self._kept_units: dict[int, Tensor] = {}
         self._item_bounds = [_bounds(trie, level) for level in range(trie.num_levels)]
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
@@ -112,9 +124,17 @@ class TreeSoftmax(nn.Module):
 
     def train(self, mode: bool = True) -> TreeSoftmax:
         """As of every module; what was kept of the weights before is forgotten."""
-        self._kept_units = {}
+        self._kept_units, self._means = {}, []
         super().train(mode)
         return self
+
+    def place(self, units_ND: Tensor) -> None:
+        """Take the unit vectors of all items, until the next call of this or of ``train``; for ``of_items``."""
+        self._means = []
+        for depth in range(1, self.trie.num_levels + 1):
+            path_N, size = self.trie.paths_NL[:, depth - 1], self.trie.num_nodes(depth)
+            sums = units_ND.new_zeros(size, units_ND.shape[1]).index_add(0, path_N, units_ND)
+            self._means.append(sums / torch.bincount(path_N, minlength=size)[:, None])
 
     def children_log_probs(
         self,
@@ -177,9 +197,8 @@ class TreeSoftmax(nn.Module):
         """
         kept_s, state_P = torch.unique(state_P, return_inverse=True)
         bonuses = None if bonuses is None else [bonus_SG[kept_s] for bonus_SG in bonuses]
-        taught_sN = teacher_SN[kept_s][:, self.trie.buckets.values].exp()
-        below_sX = F.pad(taught_sN.cumsum(1, dtype=torch.float64), (1, 0))
-        return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, below_sX)
+        taught_sN = teacher_SN[kept_s].index_select(1, self.trie.buckets.values).exp_().cumsum_(1)
+        return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, taught_sN)
 
     def _along_paths(  # the sum of both above
         self,
@@ -187,7 +206,7 @@ class TreeSoftmax(nn.Module):
         state_P: Tensor,
         items_P: Tensor,
         bonuses: Sequence[Tensor] | None,
-        below_SX: Tensor | None,
+        summed_SN: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         total_P = torch.zeros(len(items_P), device=states_SD.device)
         agreed_P = torch.zeros_like(total_P)
@@ -195,7 +214,7 @@ class TreeSoftmax(nn.Module):
         for level in range(self.trie.num_levels):
             child_P = self.trie.paths_NL[items_P, level]
             bonus_SG = None if bonuses is None else bonuses[level]
-            found_P, same_P = self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG, below_SX)
+            found_P, same_P = self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG, summed_SN)
             total_P, agreed_P = total_P + found_P, agreed_P + same_P
             parent_P = child_P
         return total_P, agreed_P
@@ -208,7 +227,7 @@ class TreeSoftmax(nn.Module):
         parent_P: Tensor,
         child_P: Tensor,
         bonus_SG: Tensor | None,
-        below_SX: Tensor | None,
+        summed_SN: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Each pair's log-probability of its child, and the agreement of its parent's softmax with a teacher.
 
@@ -225,9 +244,9 @@ class TreeSoftmax(nn.Module):
             logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
             log_probs_UC = logits_UC.log_softmax(-1)
             agreed_U = torch.zeros(len(key_U), device=states_SD.device)
-            if below_SX is not None:
+            if summed_SN is not None:
                 every_C = torch.arange(log_probs_UC.shape[1], device=states_SD.device)
-                agreed_U = (self._taught(0, below_SX, state_U[:, None], every_C) * log_probs_UC).sum(1)
+                agreed_U = (self._taught(0, summed_SN, state_U[:, None], every_C) * log_probs_UC).sum(1)
             return log_probs_UC[pair_P, child_P], agreed_U[pair_P]
         start_U, owner_E, child_E = self._children(level, parent_U)
         logits_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float() * scale
@@ -237,17 +256,22 @@ class TreeSoftmax(nn.Module):
         place_P = start_U[pair_P] + child_P - self.trie.child_offsets[level][parent_P]
         total_U = most_U + sum_U.log()
         agreed_U = torch.zeros(len(key_U), device=states_SD.device)
-        if below_SX is not None:
-            taught_E = self._taught(level, below_SX, state_U[owner_E], child_E)
+        if summed_SN is not None:
+            taught_E = self._taught(level, summed_SN, state_U[owner_E], child_E)
             taught_U = torch.zeros(len(key_U)).index_add(0, owner_E, taught_E).clamp(min=1e-9)
             log_probs_E = logits_E - total_U[owner_E]
             agreed_U = agreed_U.index_add(0, owner_E, taught_E / taught_U[owner_E] * log_probs_E)
         return logits_E[place_P] - total_U[pair_P], agreed_U[pair_P]
 
-    def _taught(self, level: int, below_SX: Tensor, states: Tensor, nodes: Tensor) -> Tensor:
-        """What a teacher gives the items below nodes of depth ``level`` + 1: items of a node are neighbours."""
-        bounds = self._item_bounds[level]
-        return (below_SX[states, bounds[nodes + 1]] - below_SX[states, bounds[nodes]]).clamp(min=0).float()
+    def _taught(self, level: int, summed_SN: Tensor, states: Tensor, nodes: Tensor) -> Tensor:
+        """What a teacher gives the items below nodes of depth ``level`` + 1.
+
+        ``summed_SN`` are its probabilities summed up in the order of the leaves, in which the items of a node are
+        neighbours.
+        """
+        start, end = self._item_bounds[level][nodes], self._item_bounds[level][nodes + 1]
+        before = summed_SN[states, (start - 1).clamp(min=0)].masked_fill(start == 0, 0)
+        return (summed_SN[states, end - 1] - before).clamp(min=0)
 
     def _children(self, level: int, parent_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of each parent, one after the other: (where each parent's start, whose each is, its node)."""
@@ -291,9 +315,12 @@ class TreeSoftmax(nn.Module):
         return self._kept_units[level][nodes]
 
     def _vectors(self, level: int, nodes: Tensor) -> Tensor:
-        """Code vector + node vector of nodes of depth ``level`` + 1."""
+        """Code vector + node vector (+ share · mean of the items) of nodes of depth ``level`` + 1."""
         code, row = self._nodes[level]
-        return torch.as_tensor(self.codes(code[nodes]) + self.rows(row[nodes]))
+        vectors = self.codes(code[nodes]) + self.rows(row[nodes])
+        if self.share is not None:
+            vectors = vectors + self.share[level] * self._means[level][nodes]
+        return torch.as_tensor(vectors)
 
 
 def _bounds(trie: Trie, level: int) -> Tensor:

@@ -197,6 +197,7 @@ class Mosaic:
         least, most = self.rows.min_events, self.rows.max_rows
         trie = self._trie(semantic_ids)
         nodes = NodeRows.chosen(trie, semantic_ids.codebook_sizes, counts_N, least, most)
+        whole = self._num_negatives(len(catalog)) is None
         with seeded(context.seed):
             return MosaicNetwork(
                 self.model,
@@ -206,7 +207,8 @@ class Mosaic:
                 own_rows(counts_N, least, most),
                 nodes,
                 len(train.kinds),
-                repeats=self._num_negatives(len(catalog)) is None and _repeat_share(train) > 0.01,
+                repeats=whole and _repeat_share(train) > 0.01,
+                nodes_of_items=whole,
                 scale=self.heads.scale,
             )
 

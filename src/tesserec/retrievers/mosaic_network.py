@@ -80,8 +80,10 @@ class MosaicNetwork(nn.Module):
         nodes: NodeRows,
         num_kinds: int,
         repeats: bool,
+        nodes_of_items: bool,
         scale: float = 20.0,
     ) -> None:
+        """``nodes_of_items``: the tree is made of the vectors of all items too; with ``all_units`` in every step."""
         super().__init__()
         self._all_units_ND: Tensor | None = None
         self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
@@ -90,7 +92,7 @@ class MosaicNetwork(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale)
+        self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale, nodes_of_items)
         self.repeats = RepeatBonus(config.width, 1 + trie.num_levels) if repeats else None
         nn.init.zeros_(self.kinds.weight)
         nn.init.zeros_(self.gaps.weight)
@@ -111,10 +113,15 @@ class MosaicNetwork(nn.Module):
         return F.normalize(self.items(items), dim=-1)
 
     def all_units(self) -> Tensor:
-        """``units`` of the whole catalog, [N, D]; outside of training they are kept until ``train`` or ``eval``."""
+        """``units`` of the whole catalog, [N, D]; outside of training they are kept until ``train`` or ``eval``.
+
+        The nodes of the tree are made of them from here on.
+        """
         if self._all_units_ND is not None:
             return self._all_units_ND
         units_ND = F.normalize(self.items.table(), dim=-1)
+        if self.tree.share is not None:
+            self.tree.place(units_ND)
         if not self.training and not torch.is_grad_enabled():
             self._all_units_ND = units_ND
         return units_ND
@@ -192,6 +199,7 @@ class MosaicNetwork(nn.Module):
 
     def item_log_probs(self, encoded: Encoded, items_BX: Tensor) -> Tensor:
         """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
+        self._place_nodes()
         rows, columns = (items_BX != PAD).nonzero(as_tuple=True)
         log_probs_BX = torch.zeros(items_BX.shape)
         log_probs_BX[rows, columns] = self.tree.path_log_probs(
@@ -214,10 +222,15 @@ class MosaicNetwork(nn.Module):
             bonus_BG = None if encoded.level_bonuses is None else encoded.level_bonuses[level]
             return None, self.tree.children_log_probs(level, states_BMD, nodes_BM, children_BMC, bonus_BG)
 
+        self._place_nodes()
         trie = self.tree.trie
         mask = TrieMask.of(trie, requests)
         beams = beam_search(step, None, trie, num_requests=len(requests), num_beams=num_beams, mask=mask)
         return beams_to_items(beams, trie, requests, k)
+
+    def _place_nodes(self) -> None:
+        if self.tree.share is not None:
+            self.all_units()
 
     @classmethod
     def restored(  # noqa: PLR0917  # as above
@@ -241,6 +254,7 @@ class MosaicNetwork(nn.Module):
             nodes,
             len(tensors["kinds.weight"]),
             "repeats.weight" in tensors,
+            "tree.share" in tensors,
         )
         load_grown(network, {**tensors, "items.row_N": row_N})
         return network.eval()
