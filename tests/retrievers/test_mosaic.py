@@ -408,6 +408,38 @@ def test_a_large_catalog_is_sampled():
     assert tiny(heads=HeadsConfig(num_negatives=7))._num_negatives(10) == 7
 
 
+@pytest.mark.parametrize("inputs", [("codes",), ("content", "times"), ("own",)])
+def test_the_trunk_sees_only_what_it_is_to_see(inputs):
+    log = interactions_of([[[0], [1], [2]], [[3], [4], [5]]] * 3, 12)
+    content_NF = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    context = given(embeddings=ItemEmbeddings(content_NF, "planted"))
+    retriever = fitted(log, context, epochs=1, inputs=inputs, rows=RowsConfig(min_events=1))
+    items = retriever._network.items
+    assert ("content" in inputs) == (items.content is not None)
+    assert ("own" in inputs) == (len(items.own.weight) > 1)
+    assert ("codes" in inputs) == bool(items.codes_NL.shape[1])
+    assert ("times" in inputs) == bool(retriever._network.gaps.weight.any())
+    restored = tiny(inputs=inputs, rows=RowsConfig(min_events=1))
+    restored.restore(retriever.state(), catalog_of_size(12), context)
+    for mode in MODES:
+        torch.testing.assert_close(
+            answers(restored, mode, EVERY, k=12).scores_BK, answers(retriever, mode, EVERY, k=12).scores_BK
+        )
+
+
+def test_an_item_must_be_told_from_others():
+    with pytest.raises(ValueError, match="inputs name nothing of an item"):
+        Mosaic(inputs=("times",))
+
+
+def test_sources_that_are_not_listened_to_weigh_nothing(repeating):
+    alone = dataclasses.replace(repeating, sources=("dense",))
+    alone.restore(repeating.state(), catalog_of_size(12), given())
+    found = answers(alone, "fused", EVERY, k=3)
+    assert [name for name in SOURCES if bool(found.trace[name].any())] == ["dense"]
+    assert torch.equal(found.items_BK, answers(repeating, "dense", EVERY, k=3).items_BK)
+
+
 def test_the_tree_is_made_of_items_where_all_of_them_are_at_hand():
     log = baskets()[0]
     whole, sampled = fitted(log, epochs=1), fitted(log, epochs=1, heads=HeadsConfig(num_negatives=5))

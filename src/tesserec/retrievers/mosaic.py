@@ -38,7 +38,14 @@ from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
-from tesserec.retrievers.mosaic_network import Encoded, HeadsConfig, MosaicNetwork, own_rows
+from tesserec.retrievers.mosaic_network import (
+    INPUTS,
+    Encoded,
+    HeadsConfig,
+    Input,
+    MosaicNetwork,
+    own_rows,
+)
 from tesserec.retrievers.personal_frequency import PersonalFrequency
 from tesserec.training.estimate import estimate_training, few_requests, validation_ratio
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
@@ -59,7 +66,8 @@ from tesserec.types import (
 
 __all__ = ["HeadsConfig", "Mosaic", "RowsConfig"]
 
-SOURCES = ("generative", "dense", "cooccurrence", "content", "personal", "popularity")
+Source = Literal["generative", "dense", "cooccurrence", "content", "personal", "popularity"]
+SOURCES: tuple[Source, ...] = ("generative", "dense", "cooccurrence", "content", "personal", "popularity")
 PRIOR = (0.5, 0.5, 0.25, 0.1, 0.25, 0.1)
 """Weights of the sources in the fusion until they are fitted."""
 
@@ -88,8 +96,12 @@ class Mosaic:
     """Losses and search."""
     targets: Literal["steps", "events"] = "steps"
     """What a state predicts: the next step (basket) as a set, or the next event of the file's order."""
+    inputs: tuple[Input, ...] = INPUTS
+    """What the trunk sees of an event: see ``tesserec.retrievers.mosaic_network.INPUTS``."""
     answer: Literal["fused", "generative", "dense"] = "fused"
-    """What ``retrieve`` answers with: all sources, or one head alone."""
+    """What ``retrieve`` answers with: a fusion, or one head alone."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
+    """What the fusion listens to; the other sources weigh nothing in it, and only propose."""
     cooccurrence: Cooccurrence = dataclasses.field(default_factory=Cooccurrence)
     """Counted evidence; its popularity answers requests without a history."""
     personal: PersonalFrequency = dataclasses.field(default_factory=PersonalFrequency)
@@ -98,6 +110,8 @@ class Mosaic:
     """How the trunk and its heads are trained."""
 
     def __post_init__(self) -> None:
+        if set(self.inputs) <= {"times"}:
+            raise ValueError('inputs name nothing of an item: add "codes", "content" or "own"')
         self._network: MosaicNetwork | None = None
         self._weights_S = torch.tensor(PRIOR)
         self.training_log: list[dict[str, float]] = []
@@ -184,6 +198,7 @@ class Mosaic:
             self._trie(semantic_ids),
             _content(context),
             len(catalog),
+            self.inputs,
         )
         self._weights_S = state.tensors["fusion"]
 
@@ -210,6 +225,7 @@ class Mosaic:
                 repeats=whole and _repeat_share(train) > 0.01,
                 nodes_of_items=whole,
                 scale=self.heads.scale,
+                inputs=self.inputs,
             )
 
     def _read(self, history: History) -> History:
@@ -247,7 +263,7 @@ class Mosaic:
                 generated = network.generate(encoded, requests, max(self.heads.num_beams, k), k)
                 return dataclasses.replace(generated, trace={})
             items_BX, evidence_BXS = self._evidence(network, encoded, requests, k)
-        return fused(items_BX, evidence_BXS, self._weights_S, SOURCES, k)
+        return fused(items_BX, evidence_BXS, self._weights_S * self._listens_S, SOURCES, k)
 
     def _evidence(self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
         """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
@@ -276,8 +292,14 @@ class Mosaic:
             for rows in known.requests.batches(_num_at_once(network)):
                 requests = known.requests.take(rows)
                 encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
-                parts.append(self._evidence(network, encoded, requests, 10))
-        return fit_weights(parts, known.relevant, torch.tensor(PRIOR)) if parts else self._weights_S
+                items_BX, evidence_BXS = self._evidence(network, encoded, requests, 10)
+                parts.append((items_BX, evidence_BXS * self._listens_S))
+        return fit_weights(parts, known.relevant, torch.tensor(PRIOR) * self._listens_S) if parts else self._weights_S
+
+    @property
+    def _listens_S(self) -> Tensor:
+        """1 for each source that the fusion listens to, else 0."""
+        return torch.tensor([float(name in self.sources) for name in SOURCES])
 
 
 def _num_at_once(network: MosaicNetwork) -> int:

@@ -6,9 +6,9 @@ Dimensions: B windows · T positions · S labelled states · P (state, target) p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,12 @@ from tesserec.nn.repeats import RepeatBonus
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
-__all__ = ["HeadsConfig", "MosaicNetwork", "own_rows"]
+__all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork", "own_rows"]
+
+Input = Literal["codes", "content", "own", "times"]
+INPUTS: tuple[Input, ...] = ("codes", "content", "own", "times")
+"""What the trunk sees of an event, beside its kind: the codes and the content of its item, the item's own vector, and
+the time since the step before."""
 
 NUM_GAPS = 12
 """Buckets of the time between two steps: the same time, and doubling from a day up to more than 512 days."""
@@ -82,11 +87,18 @@ class MosaicNetwork(nn.Module):
         repeats: bool,
         nodes_of_items: bool,
         scale: float = 20.0,
+        inputs: Sequence[Input] = INPUTS,
     ) -> None:
         """``nodes_of_items``: the tree is made of the vectors of all items too; with ``all_units`` in every step."""
         super().__init__()
         self._all_units_ND: Tensor | None = None
-        self.items = ItemEncoder(semantic_ids, content_NF, own_row_N, config.width)
+        self._reads_times = "times" in inputs
+        self.items = ItemEncoder(
+            semantic_ids if "codes" in inputs else None,
+            content_NF if "content" in inputs else None,
+            own_row_N if "own" in inputs else torch.full_like(own_row_N, -1),
+            config.width,
+        )
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
         self.gaps = nn.Embedding(NUM_GAPS + 1, config.width)
         self.norm = nn.LayerNorm(config.width)
@@ -130,10 +142,11 @@ class MosaicNetwork(nn.Module):
         """States [B, T, D]; events of one step see each other, and the steps before."""
         valid_BT, steps_BT = windows.valid_BT, windows.steps_BT
         x_BTD = self.norm(self.items(windows.items_BT.clamp(min=0))) + self.kinds(windows.kinds_BT)
-        told_BT = ~windows.gaps_BT.isnan()
-        if self.training:  # requests may come without times: they must not be a surprise
-            told_BT = told_BT & (torch.rand(len(told_BT), 1, device=told_BT.device) >= UNTIMED_SHARE)
-        x_BTD = x_BTD + self.gaps(gap_buckets(windows)) * told_BT[..., None]
+        if self._reads_times:
+            told_BT = ~windows.gaps_BT.isnan()
+            if self.training:  # requests may come without times: they must not be a surprise
+                told_BT = told_BT & (torch.rand(len(told_BT), 1, device=told_BT.device) >= UNTIMED_SHARE)
+            x_BTD = x_BTD + self.gaps(gap_buckets(windows)) * told_BT[..., None]
         allowed_BTT = (steps_BT[:, None, :] >= steps_BT[:, :, None]) & valid_BT[:, None, :]
         distance_BTT = (steps_BT[:, None, :] - steps_BT[:, :, None]).clamp(min=0)
         states: Tensor = self.trunk(x_BTD, allowed_BTT, distance_buckets(distance_BTT))
@@ -241,6 +254,7 @@ class MosaicNetwork(nn.Module):
         trie: Trie,
         content_NF: Tensor | None,
         num_items: int,
+        inputs: Sequence[Input] = INPUTS,
     ) -> MosaicNetwork:
         """The network of a state dict, for a catalog of at least the items that it was trained with."""
         row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
@@ -255,6 +269,7 @@ class MosaicNetwork(nn.Module):
             len(tensors["kinds.weight"]),
             "repeats.weight" in tensors,
             "tree.share" in tensors,
+            inputs=inputs,
         )
         load_grown(network, {**tensors, "items.row_N": row_N})
         return network.eval()
