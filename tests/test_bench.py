@@ -420,6 +420,29 @@ def test_a_method_that_cannot_be_is_refused(tmp_path: Path, text: str, message: 
     assert suite.runs(["*.cooccurrence.*"]), "others are not bothered"
 
 
+def test_a_method_with_a_base_says_only_what_differs(tmp_path: Path) -> None:
+    text = 'base = "mosaic"\n[retriever]\nmax_length = 9\nmodel = { width = 4 }\n[views.half]\nanswer = "dense"\n'
+    suite = suite_in(tmp_path, mosaic_without_width=text)
+    whole, part = (suite.run("shop", "last_out", name).recipe for name in ("mosaic", "mosaic_without_width"))
+    assert part["embedder"] == whole["embedder"]
+    assert part["retriever"]["max_length"] == 9
+    assert part["retriever"]["model"] == {**whole["retriever"]["model"], "width": 4}
+    assert part["retriever"]["training"] == whole["retriever"]["training"]
+    assert list(suite.run("shop", "last_out", "mosaic_without_width").views) == ["half"], "not those of the base"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nothing", r"popularity\.toml: no recipe at .*nothing\.toml"),
+        ("popularity", r"popularity\.toml: base is a method that has a base itself, 'popularity'"),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(tmp_path: Path, base: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        suite_in(tmp_path, popularity=f'base = "{base}"\n').run("shop", "last_out", "popularity")
+
+
 def test_a_suite_without_grid_or_matching_run(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"at least one \[datasets\.NAME\] and one \[\[grid\]\]"):
         suite_in(tmp_path, SUITE[: SUITE.index("[[grid]]")])

@@ -25,6 +25,8 @@ IN_BARS = 6
 """Methods of a data set in the bars by slice, the best first."""
 
 OURS = "mosaic"
+LEFT_OUT = "_without_"
+"""In the name of a method that is another one without a part of it."""
 NO_RUNS = "No method has been run by the accuracy harness yet, so there is nothing to show here and no plot is made."
 
 TRAPS = (
@@ -40,6 +42,10 @@ HEAD = (
     "| method | N@10 | R@10 | N@10 refit | R@10 refit | Mosaic over it (ΔN@10) | train CPU-s | peak MiB | parameters "
     "| ms/request | seeds |",
     "|---|---|---|---|---|---|--:|--:|--:|--:|---|",
+)
+PARTS_HEAD = (
+    "| what is left out | N@10 | R@10 | what the whole is better by (ΔN@10) | train CPU-s | seeds |",
+    "|---|---|---|---|--:|---|",
 )
 PUBLISHED_HEAD = (
     "| published, protocol as far as known | N@10 | R@10 | known of it | source |",
@@ -86,9 +92,14 @@ class Accuracy:
         """A figure by the parts of its name; None where there is none."""
         return self.figures.get(".".join(["accuracy", dataset, protocol, method, metric, *filter(None, more)]))
 
-    def methods(self, dataset: str, protocol: str) -> list[str]:
-        """The methods of a cell, the best N@10 first; those that were only refitted come last."""
-        names = {name.split(".")[3] for name in self.figures if name.startswith(f"accuracy.{dataset}.{protocol}.")}
+    def methods(self, dataset: str, protocol: str, *, whole: bool = True) -> list[str]:
+        """The methods of a cell, the best N@10 first; those that were only refitted come last.
+
+        Those that are another one without a part where not ``whole``.
+        """
+        cell = f"accuracy.{dataset}.{protocol}."
+        names = {name.split(".")[3] for name in self.figures if name.startswith(cell)}
+        names = {name for name in names if (LEFT_OUT in name) != whole}
 
         def place(method: str) -> tuple[bool, float, str]:
             plain = self.figure(dataset, protocol, method, "ndcg10")
@@ -161,7 +172,7 @@ def section(found: Accuracy) -> list[str]:
     for dataset, protocol in found.cells():
         lines += ["", f"### {dataset}, {protocol}", "", *_facts(found, dataset, protocol), "", *HEAD]
         lines += [_row(found, dataset, protocol, method) for method in found.methods(dataset, protocol)]
-        lines += _published(found, dataset, protocol)
+        lines += _published(found, dataset, protocol) + _parts(found, dataset, protocol)
         lines += ["", _winners(found, dataset, protocol), *_missing(found, dataset, protocol)]
         lines += _untuned(found, dataset, protocol)
     lines += _unstarted(found)
@@ -172,7 +183,7 @@ def section(found: Accuracy) -> list[str]:
 
 def _facts(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     """A sentence on what is asked, from the split of the newest run."""
-    first = found.methods(dataset, protocol)[0]
+    first = (found.methods(dataset, protocol) or found.methods(dataset, protocol, whole=False))[0]
     figure = found.figure(dataset, protocol, first, "ndcg10") or found.figure(
         dataset, protocol, first, "ndcg10", "refit"
     )
@@ -211,6 +222,20 @@ def _row(found: Accuracy, dataset: str, protocol: str, method: str) -> str:
         ", ".join(str(seed) for seed in sorted({run["seed"] for run in plain})),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _parts(found: Accuracy, dataset: str, protocol: str) -> list[str]:
+    """What each part of a method is worth: a row for each that was left out."""
+    rows = []
+    for method in found.methods(dataset, protocol, whole=False):
+        whole, _, part = method.partition(LEFT_OUT)
+        figures = [found.figure(dataset, protocol, method, metric) for metric in ("ndcg10", "recall10")]
+        lead = found.figure(dataset, protocol, OURS, f"ndcg10_over_{method}") if whole == OURS else None
+        runs = found.runs_of(dataset, protocol, method)
+        seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+        cells = [f"{part}, of `{whole}`", *map(_interval, figures), _interval(lead, sign="+")]
+        rows.append(f"| {' | '.join(cells)} | {_seconds(_average(run['train_cpu_s'] for run in runs))} | {seeds} |")
+    return ["", *PARTS_HEAD, *rows] if rows else []
 
 
 def _interval(figure: Figure | None, sign: str = "") -> str:
@@ -322,7 +347,8 @@ def _missing(found: Accuracy, dataset: str, protocol: str) -> list[str]:
 
 def _untuned(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     """A sentence on the methods of a table whose settings nobody searched for."""
-    names = sorted({run["method"] for run in found.runs_of(dataset, protocol)} - found.searched)
+    ran = {run["method"] for run in found.runs_of(dataset, protocol)}
+    names = sorted(name for name in ran - found.searched if LEFT_OUT not in name)
     if not names:
         return []
     return ["", f"Not tuned, at the settings of the method's file: {_list([f'`{name}`' for name in names])}."]

@@ -6,6 +6,7 @@
 
 A method file, ``methods/NAME.toml``, is a recipe without data and split: adding a method is adding a file.
 
+    base = "NAME"              another method, of which this file says only what differs; not its views and search
     [embedder] [semantic_ids] [retriever]  [fit] num_threads           as in a recipe
     [views.NAME]               reported too, from the same fitted state: settings of the retriever that are replaced
     [refit.retriever]          what differs in the fit on train + validation; [refit.fit] likewise
@@ -43,6 +44,8 @@ RECIPE = ("embedder", "semantic_ids", "retriever", "fit")
 """Tables of a recipe that a method file has."""
 NOTES = ("views", "refit", "tuned", "search", "oracle")
 """What else it has."""
+INHERITED = (*RECIPE, "refit", "tuned")
+"""What it has from its base."""
 NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -182,7 +185,12 @@ class Suite:
     def method(self, name: str) -> dict[str, Any]:
         """The tables of a method file; raises ``RecipeError`` for tables that it cannot have."""
         table = load_toml(self.folder / f"{name}.toml")
-        _check_keys(table, (*RECIPE, *NOTES))
+        _check_keys(table, ("base", *RECIPE, *NOTES))
+        if "base" in table:
+            base = load_toml(self.folder / f"{table.pop('base')}.toml")
+            if "base" in base:
+                raise RecipeError(f"base is a method that has a base itself, {base['base']!r}: name that one")
+            table = merged({key: base[key] for key in INHERITED if key in base}, table)
         _check_keys(_part(table, "fit"), ("num_threads",), "fit.")
         _check_keys(_part(table, "refit"), ("retriever", "fit"), "refit.")
         for key, tuned in _part(table, "tuned").items():

@@ -124,6 +124,23 @@ def planted(**values):
     return accuracy.Accuracy((), figures, (), ())
 
 
+def test_what_a_part_is_worth_stands_in_a_table_of_its_own(tmp_path):
+    for method in ("mosaic", "popularity", "mosaic_without_luck"):
+        ranks_folder.write_run(tmp_path / RANKS, method)
+    found = accuracy.read(tmp_path)
+    table = part(accuracy.section(found), "### shop, last_out")
+    assert [line.split("`")[1] for line in table if line.startswith("| `")] == ["mosaic", "popularity"]
+    row = table[table.index(accuracy.PARTS_HEAD[0]) + 2]
+    figure, lead = (
+        found.figures[f"accuracy.shop.last_out.{name}"]
+        for name in ("mosaic_without_luck.ndcg10", "mosaic.ndcg10_over_mosaic_without_luck")
+    )
+    assert row.startswith(f"| luck, of `mosaic` | {figure['value']:.4f} (")
+    assert f"| {lead['value']:+.4f} ({lead['low']:+.4f} to {lead['high']:+.4f}) |" in row
+    assert not any("without_luck" in line for line in table if line.startswith(("By N@10", "Not tuned")))
+    assert all("without_luck" not in svg for _, svg in accuracy.plots(found))
+
+
 def test_the_sentence_names_the_planted_winners():
     found = planted(
         a=(0.30, 0.29, 0.31),
