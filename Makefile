@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 JOBS ?= 2
 FIGURE ?=
+DATA ?=
+ONLY ?= *
 
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
@@ -13,7 +15,7 @@ DEMO := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check prove mutate bench docs clean
+.PHONY: help demo test check prove mutate bench accuracy docs clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to make
@@ -42,6 +44,10 @@ mutate: $(DEV) ## would the tests notice a bug? writes docs/mutants.md
 
 bench: $(DEV) ## measure again what begins with FIGURE=, for example FIGURE=house
 	$(BIN)/python -m benchmarks.run --figure "$(FIGURE)"
+
+accuracy: $(CORE) ## compare methods on public data: DATA=folder, ONLY='beauty.last_out.*' for some runs
+	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make accuracy DATA=/path/to/data" >&2; exit 1; }
+	$(BIN)/tesserec bench benchmarks/accuracy/suite.toml --data "$(DATA)" --out benchmarks/results/ranks --only '$(ONLY)'
 
 docs: $(DEV) ## write the generated pages and sections again
 	$(BIN)/python -m tools.docs

@@ -86,7 +86,7 @@ class Accuracy:
 
     def cells(self) -> list[tuple[str, str]]:
         """Data sets and protocols with figures, in the order of the page."""
-        return sorted({(name.split(".")[1], name.split(".")[2]) for name in self.figures})
+        return sorted({(name.split(".")[1], name.split(".")[2]) for name in self.figures if name.count(".") > 2})
 
     def figure(self, dataset: str, protocol: str, method: str, metric: str, *more: str) -> Figure | None:
         """A figure by the parts of its name; None where there is none."""
@@ -176,6 +176,13 @@ def section(found: Accuracy) -> list[str]:
         lines += ["", _winners(found, dataset, protocol), *_missing(found, dataset, protocol)]
         lines += _untuned(found, dataset, protocol)
     lines += _unstarted(found)
+    quick = found.figures.get("accuracy.beauty.minutes_to_tiger")
+    if quick:
+        lines += [
+            "",
+            f"Generation alone is past TIGER's published N@10 on Beauty after {quick['value']:.1f} minutes of training",
+            f"(`{quick['command']}`).",
+        ]
     for name, alternative in plot_names(found):
         lines += ["", f"![{alternative}]({name})"]
     return [*lines, "", *GROUPS_HEAD, *_groups(found.runs)]
