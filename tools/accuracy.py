@@ -27,6 +27,8 @@ IN_BARS = 6
 OURS = "mosaic"
 LEFT_OUT = "_without_"
 """In the name of a method that is another one without a part of it."""
+SHUFFLED = "_ties_shuffled"
+"""At the end of the name of a data set that is another one with the order of equal times drawn at random."""
 NO_RUNS = "No method has been run by the accuracy harness yet, so there is nothing to show here and no plot is made."
 
 TRAPS = (
@@ -47,6 +49,7 @@ PARTS_HEAD = (
     "| what is left out | N@10 | R@10 | what the whole is better by (ΔN@10) | train CPU-s | seeds |",
     "|---|---|---|---|--:|---|",
 )
+SHUFFLED_HEAD = ("| method | N@10 | with ties shuffled | what is left |", "|---|---|---|--:|")
 PUBLISHED_HEAD = (
     "| published, protocol as far as known | N@10 | R@10 | known of it | source |",
     "|---|--:|--:|---|---|",
@@ -85,8 +88,9 @@ class Accuracy:
     """The methods with a log of trials."""
 
     def cells(self) -> list[tuple[str, str]]:
-        """Data sets and protocols with figures, in the order of the page."""
-        return sorted({(name.split(".")[1], name.split(".")[2]) for name in self.figures if name.count(".") > 2})
+        """Data sets and protocols with figures, in the order of the page; not those that are shown beside another."""
+        names = {tuple(name.split(".")[1:3]) for name in self.figures if name.count(".") > 2}
+        return sorted((dataset, protocol) for dataset, protocol in names if not dataset.endswith(SHUFFLED))
 
     def figure(self, dataset: str, protocol: str, method: str, metric: str, *more: str) -> Figure | None:
         """A figure by the parts of its name; None where there is none."""
@@ -173,6 +177,7 @@ def section(found: Accuracy) -> list[str]:
         lines += ["", f"### {dataset}, {protocol}", "", *_facts(found, dataset, protocol), "", *HEAD]
         lines += [_row(found, dataset, protocol, method) for method in found.methods(dataset, protocol)]
         lines += _published(found, dataset, protocol) + _parts(found, dataset, protocol)
+        lines += _shuffled(found, dataset, protocol)
         lines += ["", _winners(found, dataset, protocol), *_missing(found, dataset, protocol)]
         lines += _untuned(found, dataset, protocol)
     lines += _unstarted(found)
@@ -243,6 +248,27 @@ def _parts(found: Accuracy, dataset: str, protocol: str) -> list[str]:
         cells = [f"{part}, of `{whole}`", *map(_interval, figures), _interval(lead, sign="+")]
         rows.append(f"| {' | '.join(cells)} | {_seconds(_average(run['train_cpu_s'] for run in runs))} | {seeds} |")
     return ["", *PARTS_HEAD, *rows] if rows else []
+
+
+def _shuffled(found: Accuracy, dataset: str, protocol: str) -> list[str]:
+    """What the order of events of one time is worth to each method: a row where both were run."""
+    rows = []
+    for method in found.methods(dataset, protocol):
+        figure = found.figure(dataset, protocol, method, "ndcg10")
+        shuffled = found.figure(dataset + SHUFFLED, protocol, method, "ndcg10")
+        if figure and shuffled:
+            left = f"{shuffled['value'] / figure['value']:.0%}" if figure["value"] else ""
+            rows.append(f"| `{method}` | {_interval(figure)} | {_interval(shuffled)} | {left} |")
+    if not rows:
+        return []
+    return [
+        "",
+        "Events of one user at one time, drawn into a random order before the split, where the file has them in an",
+        "order that a method can learn:",
+        "",
+        *SHUFFLED_HEAD,
+        *rows,
+    ]
 
 
 def _interval(figure: Figure | None, sign: str = "") -> str:

@@ -141,6 +141,20 @@ def test_what_a_part_is_worth_stands_in_a_table_of_its_own(tmp_path):
     assert all("without_luck" not in svg for _, svg in accuracy.plots(found))
 
 
+def test_what_order_is_worth_stands_beside_the_figure_with_it(tmp_path):
+    for dataset in ("shop", "shop_ties_shuffled"):
+        ranks_folder.write_run(tmp_path / RANKS, "mosaic", dataset=dataset)
+    ranks_folder.write_run(tmp_path / RANKS, "popularity")
+    found = accuracy.read(tmp_path)
+    lines = accuracy.section(found)
+    assert not any(line.startswith("### shop_ties") for line in lines)
+    table = part(lines, "### shop, last_out")
+    rows = table[table.index(accuracy.SHUFFLED_HEAD[0]) + 2 :]
+    shown = " ".join(rows[0].split("|")[2].split())
+    assert [" ".join(cell.split()) for cell in rows[0].split("|")[1:-1]] == ["`mosaic`", shown, shown, "100%"]
+    assert not rows[1].startswith("| `popularity`")
+
+
 def test_the_sentence_names_the_planted_winners():
     found = planted(
         a=(0.30, 0.29, 0.31),
