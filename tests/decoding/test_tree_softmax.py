@@ -79,9 +79,8 @@ def all_pairs(model, states_SD, num_items, bonuses=None):
 
 def step_of(model, states_BD, bonuses=None):
     def step(cache, level, parents_BM, nodes_BM, children_BMC, codes_BMC):
-        states_BMD = states_BD[:, None].expand(-1, nodes_BM.shape[1], -1)
         bonus_BG = None if bonuses is None else bonuses[level]
-        return None, model.children_log_probs(level, states_BMD, nodes_BM, children_BMC, bonus_BG)
+        return None, model.children_log_probs(level, states_BD, nodes_BM, children_BMC, bonus_BG)
 
     return step
 
@@ -269,12 +268,12 @@ def test_each_level_is_a_softmax_over_the_children_that_exist():
     nodes_BM = torch.tensor([[0, 1, 2, -1]])
     children_BMC, _ = TRIE.children(2, nodes_BM)
     assert children_BMC.tolist() == [[[0, 1], [2, -1], [3, 4], [-1, -1]]]
-    found = model.children_log_probs(2, torch.randn(1, 4, D), nodes_BM, children_BMC)
+    found = model.children_log_probs(2, torch.randn(1, D), nodes_BM, children_BMC)
     assert found[0, 1].tolist() == [0.0, -torch.inf]
     assert found[0, 3].tolist() == [-torch.inf] * 2
     assert found[0, [0, 2]].exp().sum(1).tolist() == pytest.approx([1, 1])
     root_BM = torch.zeros(1, 1, dtype=torch.int64)
-    first = model.children_log_probs(0, torch.randn(1, 1, D), root_BM, TRIE.children(0, root_BM)[0])
+    first = model.children_log_probs(0, torch.randn(1, D), root_BM, TRIE.children(0, root_BM)[0])
     assert first[0].exp().sum(1).tolist() == pytest.approx([1])
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,7 @@ class TreeSoftmax(nn.Module):
         self.share = nn.Parameter(torch.ones(trie.num_levels)) if of_items else None
         self._means: list[Tensor] = []
         self._kept_units: dict[int, Tensor] = {}
+        self._kept_prefixes: dict[int, Tensor] = {}
         self._item_bounds = [_bounds(trie, level) for level in range(trie.num_levels)]
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
         nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
@@ -124,7 +126,7 @@ class TreeSoftmax(nn.Module):
 
     def train(self, mode: bool = True) -> TreeSoftmax:
         """As of every module; what was kept of the weights before is forgotten."""
-        self._kept_units, self._means = {}, []
+        self._kept_units, self._kept_prefixes, self._means = {}, {}, []
         super().train(mode)
         return self
 
@@ -139,7 +141,7 @@ class TreeSoftmax(nn.Module):
     def children_log_probs(
         self,
         level: int,
-        states_BMD: Tensor,
+        states_BD: Tensor,
         nodes_BM: Tensor,
         children_BMC: Tensor,
         bonus_BG: Tensor | None = None,
@@ -149,10 +151,11 @@ class TreeSoftmax(nn.Module):
         ``bonus_BG`` is added to the logits, a column a node of depth ``level`` + 1.
         """
         if level == 0:
-            query_BMD = self._query(0, states_BMD, nodes_BM)
-            logits_BMC = (query_BMD @ self._units(0, children_BMC[0, 0]).T).float()
+            row_B = torch.arange(len(nodes_BM), device=nodes_BM.device)
+            query_BD = self._query(0, states_BD, row_B, nodes_BM[:, 0])
+            logits_BMC = (query_BD @ self._units(0, children_BMC[0, 0]).T).float()[:, None]
         else:
-            logits_BMC = self._cosines(level, states_BMD, nodes_BM, children_BMC.shape[2])
+            logits_BMC = self._cosines(level, states_BD, nodes_BM, children_BMC.shape[2])
         logits_BMC = logits_BMC * self.log_scale[level].exp()
         if bonus_BG is not None:
             picked_BX = bonus_BG.gather(1, children_BMC.clamp(min=0).flatten(1))
@@ -160,11 +163,11 @@ class TreeSoftmax(nn.Module):
         logits_BMC = logits_BMC.masked_fill(children_BMC < 0, -torch.inf)
         return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
-    def _cosines(self, level: int, states_BMD: Tensor, nodes_BM: Tensor, num_children: int) -> Tensor:
+    def _cosines(self, level: int, states_BD: Tensor, nodes_BM: Tensor, num_children: int) -> Tensor:
         """The cosine of each beam's query with the children of its node, [B, M, C]; 0 past the last child."""
         beam_U = (nodes_BM >= 0).flatten().nonzero().squeeze(1)
         parent_U = nodes_BM.flatten()[beam_U]
-        query_UD = self._query(level, states_BMD.flatten(0, 1)[beam_U], parent_U)
+        query_UD = self._query(level, states_BD, beam_U // nodes_BM.shape[1], parent_U)
         start_U, owner_E, child_E = self._children(level, parent_U)
         cosine_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float()
         place_E = torch.arange(len(owner_E), device=beam_U.device) - start_U[owner_E]
@@ -236,7 +239,7 @@ class TreeSoftmax(nn.Module):
         size = self.trie.num_nodes(level)
         key_U, pair_P = torch.unique(state_P * size + parent_P, return_inverse=True)
         state_U, parent_U = key_U // size, key_U % size
-        query_UD = self._query(level, states_SD[state_U], parent_U)
+        query_UD = self._query(level, states_SD, state_U, parent_U)
         scale = self.log_scale[level].exp()
         if level == 0:
             units_CD = self._units(0, torch.arange(self.trie.num_nodes(1), device=query_UD.device))
@@ -300,10 +303,30 @@ class TreeSoftmax(nn.Module):
         found_U[order_U] = count_U[order_U].cumsum(0) - count_U[order_U]
         return products[torch.arange(len(products), device=products.device) + (found_U - start_U)[owner_E]]
 
-    def _query(self, level: int, states: Tensor, nodes: Tensor) -> Tensor:
-        """Unit query vectors from states and the vectors of their prefixes (zero for the root)."""
-        prefix = torch.zeros_like(states) if level == 0 else self._vectors(level - 1, nodes).to(states.dtype)
-        return F.normalize(states + self.mixers[level](torch.cat([states, prefix], -1)), dim=-1)
+    def _query(self, level: int, states_SD: Tensor, state_U: Tensor, parent_U: Tensor) -> Tensor:
+        """Unit query vectors [U, D] = state + mixer(state, vector of the prefix), without a prefix for the root.
+
+        The mixer's first layer is worked out apart for states and for prefixes, which are fewer than their pairs.
+        """
+        first, last = self._mixer(level)
+        hidden_UD = F.linear(states_SD, first.weight[:, : states_SD.shape[1]], first.bias)[state_U]
+        if level:
+            hidden_UD = hidden_UD + self._prefixes(level, parent_U)
+        return F.normalize(states_SD[state_U] + last(F.gelu(hidden_UD)), dim=-1)
+
+    def _prefixes(self, level: int, nodes: Tensor) -> Tensor:
+        """What the first layer of a mixer makes of nodes of depth ``level``; kept as ``_units`` are."""
+        weight = self._mixer(level)[0].weight[:, self.codes.embedding_dim :]
+        if self.training or torch.is_grad_enabled():
+            return F.linear(self._vectors(level - 1, nodes), weight)
+        if level not in self._kept_prefixes:
+            every = torch.arange(self.trie.num_nodes(level), device=nodes.device)
+            self._kept_prefixes[level] = F.linear(self._vectors(level - 1, every), weight)
+        return self._kept_prefixes[level][nodes]
+
+    def _mixer(self, level: int) -> tuple[nn.Linear, nn.Linear]:
+        layers = cast("nn.Sequential", self.mixers[level])
+        return cast("nn.Linear", layers[0]), cast("nn.Linear", layers[2])
 
     def _units(self, level: int, nodes: Tensor) -> Tensor:
         """Vectors of nodes of depth ``level`` + 1, scaled to length 1; outside of training all of them are kept."""

@@ -231,9 +231,8 @@ class MosaicNetwork(nn.Module):
             children_BMC: Tensor,
             codes_BMC: Tensor,
         ) -> tuple[None, Tensor]:
-            states_BMD = encoded.states_SD[:, None].expand(-1, nodes_BM.shape[1], -1)
             bonus_BG = None if encoded.level_bonuses is None else encoded.level_bonuses[level]
-            return None, self.tree.children_log_probs(level, states_BMD, nodes_BM, children_BMC, bonus_BG)
+            return None, self.tree.children_log_probs(level, encoded.states_SD, nodes_BM, children_BMC, bonus_BG)
 
         self._place_nodes()
         trie = self.tree.trie
