@@ -26,6 +26,7 @@ DAY_S = 86_400
 NUM_USERS = 120
 METHODS = {
     "mosaic": lambda seed: Cooccurrence(),
+    "mosaic_quick": lambda seed: Cooccurrence(),
     "mosaic_without_luck": lambda seed: Cooccurrence(window=1),
     "popularity": lambda seed: Popularity(),
     "recent": lambda seed: Popularity(window_days=5.0 + 20 * seed),

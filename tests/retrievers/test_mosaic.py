@@ -486,6 +486,17 @@ def test_the_weights_of_the_fusion_are_fitted_on_the_validation_requests():
     assert float(found_S.sum()) == pytest.approx(1)
 
 
+def test_one_head_alone_needs_no_weights():
+    log = baskets()[0]
+    holdout = Holdout(requests_of(EVERY), Ragged.of([[(item + 1) % 12] for item in range(12)]))
+    weights_S = [
+        fitted(log, given(validation=holdout), epochs=1, answer=answer).state().tensors["fusion"]
+        for answer in ("fused", "dense")
+    ]
+    assert weights_S[1].tolist() == pytest.approx(PRIOR)
+    assert weights_S[0].tolist() != pytest.approx(PRIOR)
+
+
 def test_without_any_known_history_the_weights_stay():
     holdout = Holdout(requests_of([[]]), Ragged.of([[3]]))
     retriever = fitted(chain()[0], given(validation=holdout))

@@ -117,11 +117,14 @@ class Mosaic:
         self.training_log: list[dict[str, float]] = []
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
-        """Count, train both heads, and fit the weights of the fusion on ``context.validation`` where it is given."""
+        """Count, train both heads, and fit the weights of the fusion, where it is asked for, on ``context.validation``.
+
+        Without ``context.validation``, and for one head alone, the weights are those of a warm start or the prior.
+        """
         self._count(train, catalog, context)
         fitted = dataclasses.replace(self)
         log = train_model(fitted.job(train, catalog, context), self.training, context)
-        if context.validation is not None:
+        if context.validation is not None and self.answer == "fused":
             fitted._weights_S = fitted._fitted_weights(require_fitted(fitted._network, fitted), context.validation)
         self._network, self._weights_S, self.training_log = fitted._network, fitted._weights_S, log
 
@@ -133,7 +136,7 @@ class Mosaic:
         training = estimate_training(partial(probe.job, train, catalog), self.training, context)
         few = few_requests(context)
         with Measured() as fusing:
-            if few.validation is not None:
+            if few.validation is not None and self.answer == "fused":
                 probe._fitted_weights(require_fitted(probe._network, probe), few.validation)
         seconds = counting.seconds + training.seconds + fusing.seconds * validation_ratio(context)
         kept = probe.cooccurrence.pair_bytes(len(train), len(catalog))
