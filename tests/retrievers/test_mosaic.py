@@ -233,7 +233,7 @@ def test_lists_are_full_though_each_source_proposes_little():
     assert bool((answers(retriever, "fused", EVERY, k=12).items_BK != PAD).all())
     assert bool((answers(retriever, "generative", EVERY, k=12).items_BK != PAD).all())
     # Each of five sources proposes one item, and at least one of them another than the best.
-    one = retriever._evidence(retriever._network, *_encoded(retriever, EVERY), 1)[0]
+    one = retriever._evidence(retriever._network, *_encoded(retriever, EVERY), 1, torch.ones(6))[0]
     assert one.shape == (12, 5)
 
 
@@ -480,7 +480,7 @@ def test_the_weights_of_the_fusion_are_fitted_on_the_validation_requests():
     known = holdout.take(torch.arange(12))
     encoded, requests = _encoded(retriever, EVERY)
     with torch.no_grad():
-        parts = [retriever._evidence(retriever._network, encoded, requests, 10)]
+        parts = [retriever._evidence(retriever._network, encoded, requests, 10, torch.ones(6))]
     torch.testing.assert_close(found_S, fit_weights(parts, known.relevant, torch.tensor(PRIOR)))
     assert [0 <= entry["validation"] <= 1 for entry in retriever.training_log] == [True] * 4
     assert float(found_S.sum()) == pytest.approx(1)

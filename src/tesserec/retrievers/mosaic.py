@@ -13,6 +13,7 @@ Dimensions: B requests · T positions · P labelled pairs · S sources · X cand
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -265,11 +266,17 @@ class Mosaic:
             if answer == "generative":
                 generated = network.generate(encoded, requests, max(self.heads.num_beams, k), k)
                 return dataclasses.replace(generated, trace={})
-            items_BX, evidence_BXS = self._evidence(network, encoded, requests, k)
-        return fused(items_BX, evidence_BXS, self._weights_S * self._listens_S, SOURCES, k)
+            weights_S = self._weights_S * self._listens_S
+            items_BX, evidence_BXS = self._evidence(network, encoded, requests, k, weights_S)
+        return fused(items_BX, evidence_BXS, weights_S, SOURCES, k)
 
-    def _evidence(self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int) -> tuple[Tensor, Tensor]:
-        """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S]."""
+    def _evidence(
+        self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int, weights_S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S].
+
+        A source that weighs nothing is not asked what it gives them; 0 stands for it.
+        """
         most = max(self.heads.num_candidates, k)
         dense_BN = network.dense_log_probs(encoded)
         counted = [source.shares(requests) for source in (self.cooccurrence, self.personal, self.personal.popularity)]
@@ -279,14 +286,17 @@ class Mosaic:
             *(shares.best(requests, most) for shares in counted),
         ]
         items_BX = union(proposed)
-        evidence = [
-            network.item_log_probs(encoded, items_BX),
-            dense_BN.gather(1, items_BX.clamp(min=0)),
-            *((shares.at(items_BX) + FLOOR).log() for shares in counted),
-        ]
-        alike_BX = closeness(network.items.content_NF, requests.history, items_BX)
-        evidence.insert(SOURCES.index("content"), (alike_BX + FLOOR).log())
-        return items_BX, torch.stack(evidence, -1)
+        evidence: dict[Source, Callable[[], Tensor]] = {
+            "generative": lambda: network.item_log_probs(encoded, items_BX),
+            "dense": lambda: dense_BN.gather(1, items_BX.clamp(min=0)),
+            "cooccurrence": lambda: _log(counted[0].at(items_BX)),
+            "content": lambda: _log(closeness(network.items.content_NF, requests.history, items_BX)),
+            "personal": lambda: _log(counted[1].at(items_BX)),
+            "popularity": lambda: _log(counted[2].at(items_BX)),
+        }
+        nothing_BX = torch.zeros(items_BX.shape)
+        told = [evidence[name]() if weights_S[s] else nothing_BX for s, name in enumerate(SOURCES)]
+        return items_BX, torch.stack(told, -1)
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
         known = validation.take((validation.requests.history.lengths > 0).nonzero().squeeze(1))
@@ -295,14 +305,17 @@ class Mosaic:
             for rows in known.requests.batches(_num_at_once(network)):
                 requests = known.requests.take(rows)
                 encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
-                items_BX, evidence_BXS = self._evidence(network, encoded, requests, 10)
-                parts.append((items_BX, evidence_BXS * self._listens_S))
+                parts.append(self._evidence(network, encoded, requests, 10, self._listens_S))
         return fit_weights(parts, known.relevant, torch.tensor(PRIOR) * self._listens_S) if parts else self._weights_S
 
     @property
     def _listens_S(self) -> Tensor:
         """1 for each source that the fusion listens to, else 0."""
         return torch.tensor([float(name in self.sources) for name in SOURCES])
+
+
+def _log(share_BX: Tensor) -> Tensor:
+    return (share_BX + FLOOR).log()
 
 
 def _num_at_once(network: MosaicNetwork) -> int:
