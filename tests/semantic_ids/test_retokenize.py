@@ -8,9 +8,17 @@ import torch
 from tesserec.config import fresh
 from tesserec.errors import DataError, VersionMismatchError
 from tesserec.semantic_ids import RQVAE, ResidualKMeans, RQVAETraining, build_semantic_ids, content_codes
+from tesserec.semantic_ids.diagnostics import churn
 from tesserec.semantic_ids.expansion import check_codebook
 from tesserec.semantic_ids.residual import fingerprint
-from tesserec.semantic_ids.retokenize import match_items, match_vectors, relabel_codes, relabel_state, retokenize
+from tesserec.semantic_ids.retokenize import (
+    continued_codebooks,
+    match_items,
+    match_vectors,
+    relabel_codes,
+    relabel_state,
+    retokenize,
+)
 from tesserec.semantic_ids.table import groups
 from tesserec.types import ComponentState, SemanticIds, SideInformation
 
@@ -166,7 +174,46 @@ def test_an_rq_vae_is_relabelled_in_its_codebooks_only():
     assert torch.equal(other.decode(relabel_codes(codes_NL, labels)), quantizer.decode(codes_NL))
 
 
+def test_one_more_round_by_hand():
+    state = ComponentState(
+        {"codebook_0": torch.tensor([[0.0], [10.0], [99.0]]), "codebook_1": torch.tensor([[-1.0], [1.0]])}
+    )
+    found = continued_codebooks(state, torch.tensor([[0.0], [2.0], [9.0], [13.0]]), 1).tensors
+    assert found["codebook_0"].tolist() == [[1.0], [11.0], [99.0]]  # the last has no item
+    assert found["codebook_1"].tolist() == [[-1.5], [1.5]]  # what is left over: −1, 1, −2, 2
+    assert state.tensors["codebook_0"].tolist() == [[0.0], [10.0], [99.0]]
+
+
+def test_codebooks_of_the_same_items_go_on_as_they_are(old):
+    quantizer, table = old
+    again = fresh(quantizer)
+    again.restore(continued_codebooks(quantizer.state(), points(), 20))
+    settled = table_of(again, points())
+    further = continued_codebooks(again.state(), points(), 1)
+    assert all(torch.allclose(further.tensors[name], tensor) for name, tensor in again.state().tensors.items())
+    assert churn(table, settled).codes[0] < 0.05
+
+
+def test_continued_codebooks_keep_more_tuples_than_a_refit():
+    generator = torch.Generator().manual_seed(2)
+    vectors_ND = torch.randn(600, 6, generator=generator)  # no clusters: many partitions are as good
+    quantizer, refit, later = fitted(vectors_ND[:500]), fitted(vectors_ND), fresh(fitted(vectors_ND))
+    later.restore(continued_codebooks(quantizer.state(), vectors_ND))
+    table = table_of(quantizer, vectors_ND[:500])
+    matched = retokenize(table, table_of(refit, vectors_ND), refit.state())
+    continued = retokenize(table, table_of(later, vectors_ND), later.state())
+    assert continued.churn.prefixes[-1] < 0.3 < matched.churn.prefixes[-1]
+    error = [float((vectors_ND - q.decode(q.encode(vectors_ND))).square().mean()) for q in (quantizer, later, refit)]
+    assert error[1] < error[0]
+    assert error[1] < 1.05 * error[2]
+
+
 def test_what_does_not_fit_is_refused(old):
+    for broken, message in ((points()[:, :2], "have 2 columns, the codebooks"), (points() * torch.nan, "NaN")):
+        with pytest.raises(DataError, match=message):
+            continued_codebooks(old[0].state(), broken)
+    with pytest.raises(DataError, match=r"no codes under the name codebooks\.0: give codebook_name"):
+        continued_codebooks(old[0].state(), points(), codebook_name="codebooks.{}")
     quantizer, table = old
     other = shuffled(quantizer)
     with pytest.raises(VersionMismatchError, match=f"has codebook version {table.codebook_version}"):

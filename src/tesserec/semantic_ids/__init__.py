@@ -7,7 +7,7 @@ from tesserec.semantic_ids.diagnostics import Churn, CodeOverlap, churn, overlap
 from tesserec.semantic_ids.expansion import ForeignItems, expand
 from tesserec.semantic_ids.namespaces import Namespaces
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
-from tesserec.semantic_ids.retokenize import Retokenization, retokenize
+from tesserec.semantic_ids.retokenize import Retokenization, continued_codebooks, retokenize
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.semantic_ids.rq_vae import RQVAE, RQVAETraining
 from tesserec.semantic_ids.table import (
@@ -38,6 +38,7 @@ __all__ = [
     "build_semantic_ids",
     "churn",
     "content_codes",
+    "continued_codebooks",
     "diagnose",
     "expand",
     "fit_semantic_ids",

@@ -1,8 +1,10 @@
-"""Re-tokenization with stable codes: new codebooks take the labels of the old ones they are most like.
+"""Re-tokenization with stable codes: new codebooks keep the labels, and most of the tuples, of the old ones.
 
 Paper: none; codebooks fitted again number their codes anew, and a model that is to go on would have to forget them all.
-Adds: at each level the assignment of new codes to old labels that keeps most items (or moves code vectors least).
-Differs: from a plain refit in labels only; every item is in the same bucket as after the refit.
+Adds: two ways. ``retokenize`` labels the codes of any refit by the assignment to old labels that keeps most items,
+    level by level (or moves code vectors least); a refit from other starts still cuts items up in another way.
+    ``continued_codebooks`` goes on with k-means from the old codebooks instead, on the items there are now.
+Differs: ``retokenize`` differs from a plain refit in labels only: every item is in the same bucket as after the refit.
 Checked: tests/semantic_ids/test_retokenize.py (all permutations by brute force; a shuffled codebook comes back).
 
 The result has a ``codebook_version`` of its own: a model must still be fitted again, but may start from the one before.
@@ -22,11 +24,19 @@ from torch import Tensor
 
 from tesserec.errors import DataError, VersionMismatchError
 from tesserec.semantic_ids.diagnostics import Churn, churn, common_items
-from tesserec.semantic_ids.residual import fingerprint
+from tesserec.semantic_ids.residual import check_features, fingerprint, nearest
 from tesserec.semantic_ids.table import add_items, content_codes, table_version
 from tesserec.types import ComponentState, SemanticIds, as_numpy
 
-__all__ = ["Retokenization", "match_items", "match_vectors", "relabel_codes", "relabel_state", "retokenize"]
+__all__ = [
+    "Retokenization",
+    "continued_codebooks",
+    "match_items",
+    "match_vectors",
+    "relabel_codes",
+    "relabel_state",
+    "retokenize",
+]
 
 _SMALLEST_DIGIT = 16
 
@@ -71,6 +81,28 @@ def retokenize(
     source = _hash(new.codebook_version, labels) if relabelled is None else fingerprint(relabelled)
     table = _with_digits(old, new, codes_NL, source, common_items(len(old), len(new), old_item_N))
     return Retokenization(table, relabelled, tuple(labels), churn(old, table, old_item_N), churn(old, new, old_item_N))
+
+
+def continued_codebooks(
+    state: ComponentState, features_ND: Tensor, num_rounds: int = 3, codebook_name: str = "codebook_{}"
+) -> ComponentState:
+    """The state of residual k-means after ``num_rounds`` (≥ 1) more rounds a level, from its own codebooks.
+
+    ``features_ND`` are the items there are now. More rounds fit them better and keep fewer tuples; a code that no item
+    takes stays where it is. Restore a quantizer with it, make the table, and ``retokenize`` to keep the digits. Raises
+    ``DataError`` for features that are not of the codebooks' width, and for a state without codebooks of that name.
+    """
+    if codebook_name.format(0) not in state.tensors:
+        raise DataError(f"the state has no codes under the name {codebook_name.format(0)}: give codebook_name")
+    tensors = dict(state.tensors)
+    rest_ND = check_features(features_ND, tensors[codebook_name.format(0)].shape[1])
+    level = 0
+    while (name := codebook_name.format(level)) in tensors:
+        for _ in range(num_rounds):
+            tensors[name] = _round(rest_ND, tensors[name])
+        rest_ND = rest_ND - tensors[name][nearest(rest_ND, tensors[name])]
+        level += 1
+    return dataclasses.replace(state, tensors=tensors)
 
 
 def match_items(old: SemanticIds, new: SemanticIds, old_item_N: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -155,6 +187,14 @@ def relabel_state(
         moved_CD[labels_C] = tensors[name]
         tensors[name] = moved_CD
     return dataclasses.replace(state, tensors=tensors)
+
+
+def _round(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
+    """One round of k-means: each code vector becomes the mean of the points nearest to it, if there are any."""
+    code_N = nearest(points_ND, codebook_CD)
+    counts_C1 = torch.bincount(code_N, minlength=len(codebook_CD))[:, None]
+    sums_CD = torch.zeros_like(codebook_CD).index_add_(0, code_N, points_ND)
+    return torch.where(counts_C1 > 0, sums_CD / counts_C1.clamp(min=1), codebook_CD)
 
 
 def _assigned(cost_CP: Tensor) -> Tensor:
