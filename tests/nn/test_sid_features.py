@@ -78,6 +78,11 @@ def test_depth_one_prefixes_are_single_codes():
     assert SIDKeys(kind="memory", max_depth=1).spans(3) == SIDKeys(kind="codes").spans(3)
 
 
+def test_a_depth_that_does_nothing_is_a_warning():
+    with pytest.warns(UserWarning, match="max_depth = 2 does nothing to keys of kind 'codes'"):
+        SIDKeys(kind="codes", max_depth=2)
+
+
 def test_the_digit_is_no_key():
     with_digit = features("prefixes", ids(has_digit=True))
     assert with_digit.sizes == SIZES

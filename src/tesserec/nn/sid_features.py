@@ -13,6 +13,7 @@ Dimensions: N items · L levels (without the digit) · K keys of an item · H ha
 """
 
 import heapq
+import warnings
 from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -47,6 +48,10 @@ class SIDKeys:
     """Rows of the table of each run of levels; a run with more possible keys is hashed into these many."""
     num_hashes: Annotated[int, Field(gt=0)] = 1
     """Hash functions of a hashed run, each with rows of its own, which are summed (PrefixMem: several)."""
+
+    def __post_init__(self) -> None:
+        if self.max_depth is not None and self.kind not in ("prefixes", "memory"):
+            warnings.warn(f"max_depth = {self.max_depth} does nothing to keys of kind {self.kind!r}", stacklevel=3)
 
     def spans(self, num_levels: int) -> list[tuple[int, int]]:
         """The runs of levels whose codes make a key, (first, one past the last), by the level they end at."""
