@@ -15,7 +15,7 @@ from tesserec.data.append import append_catalog, append_events
 from tesserec.data.catalog import read_catalog
 from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
-from tesserec.errors import DataError, RecipeError, ResourceError
+from tesserec.errors import DataError, RecipeError, ResourceError, VersionMismatchError
 from tesserec.pipeline import (
     extended_content,
     first_items,
@@ -29,7 +29,7 @@ from tesserec.pipeline import (
 )
 from tesserec.recipe import DataConfig, Recipe, parse_recipe
 from tesserec.retrievers.popularity import Popularity
-from tesserec.types import Catalog, Estimate, FitContext, Interactions
+from tesserec.types import Catalog, ComponentState, Estimate, FitContext, Interactions
 from tesserec.work import Work
 
 SASREC = {
@@ -311,6 +311,15 @@ def test_new_items_take_codes_from_the_frozen_codebooks() -> None:
     assert extended.embeddings.missing_N is not None
     assert extended.embeddings.missing_N.shape == (25,)
     assert extended_content(shop.recipe(), contents.content, contents.catalog) is contents.content
+
+
+def test_new_items_are_not_coded_by_another_codebook() -> None:
+    contents = shop.contents()
+    codebooks = contents.content.codebooks
+    assert codebooks is not None
+    other = ComponentState({name: tensor + 1 for name, tensor in codebooks.tensors.items()}, codebooks.metadata)
+    with pytest.raises(VersionMismatchError, match="expand with the quantizer that made the table"):
+        extended_content(shop.recipe(), dataclasses.replace(contents.content, codebooks=other), later()[1])
 
 
 def test_new_items_take_codes_of_ones_own(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from tesserec.evaluation.report import Report
 from tesserec.recipe import DataConfig, Recipe, parse_recipe
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.expansion import expand
 from tesserec.semantic_ids.table import add_items
 from tesserec.training.measure import Measured
 from tesserec.types import (
@@ -245,7 +246,7 @@ def extended_content(recipe: Recipe, content: Content, catalog: Catalog) -> Cont
         assert content.codebooks is not None, "codes come with their codebooks"
         quantizer = fresh(recipe.quantizer)
         quantizer.restore(content.codebooks)
-        semantic_ids = add_items(semantic_ids, quantizer.encode(vectors.vectors_ND))
+        semantic_ids = expand(semantic_ids, quantizer, vectors.vectors_ND)
     return dataclasses.replace(content, embeddings=embeddings, semantic_ids=semantic_ids)
 
 

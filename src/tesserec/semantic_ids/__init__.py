@@ -2,7 +2,12 @@
 
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.crab import CRAB, CodeSplit, tree_regulariser
+from tesserec.semantic_ids.diagnostics import Churn, CodeOverlap, churn, overlap, popularity_shares
+from tesserec.semantic_ids.expansion import ForeignItems, expand
+from tesserec.semantic_ids.namespaces import Namespaces
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
+from tesserec.semantic_ids.retokenize import Retokenization, continued_codebooks, retokenize
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.semantic_ids.rq_vae import RQVAE, RQVAETraining
 from tesserec.semantic_ids.table import (
@@ -16,19 +21,33 @@ from tesserec.semantic_ids.table import (
 )
 
 __all__ = [
+    "CRAB",
     "RQVAE",
+    "Churn",
+    "CodeOverlap",
+    "CodeSplit",
     "CodesFile",
     "Collisions",
+    "ForeignItems",
+    "Namespaces",
     "RQVAETraining",
     "ResidualKMeans",
+    "Retokenization",
     "SemanticIdReport",
     "add_items",
     "build_semantic_ids",
+    "churn",
     "content_codes",
+    "continued_codebooks",
     "diagnose",
+    "expand",
     "fit_semantic_ids",
     "load_semantic_ids",
+    "overlap",
+    "popularity_shares",
     "remove_items",
+    "retokenize",
     "save_semantic_ids",
     "tree",
+    "tree_regulariser",
 ]

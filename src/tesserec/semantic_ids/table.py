@@ -33,6 +33,7 @@ __all__ = [
     "load_semantic_ids",
     "remove_items",
     "save_semantic_ids",
+    "table_version",
 ]
 
 Collisions = Literal["digit", "bucket"]
@@ -57,7 +58,7 @@ def build_semantic_ids(
     counts follow the item index. Raises ``DataError`` for codes outside their codebook.
     """
     sizes = tuple(codebook_sizes)
-    table = SemanticIds(codes_NL.long(), sizes, _version(fingerprint, sizes, False))
+    table = SemanticIds(codes_NL.long(), sizes, table_version(fingerprint, sizes, False))
     if collisions == "bucket":
         return table
     if popularity_N is not None and popularity_N.shape != (len(table),):
@@ -68,7 +69,7 @@ def build_semantic_ids(
     largest = int(digits_N.max()) + 1 if len(table) else 0
     sizes = (*sizes, max(_SMALLEST_DIGIT, 1 << largest.bit_length()))
     codes_NL = torch.cat([table.codes_NL, digits_N[:, None]], 1)
-    return SemanticIds(codes_NL, sizes, _version(fingerprint, sizes, True), has_digit=True)
+    return SemanticIds(codes_NL, sizes, table_version(fingerprint, sizes, True), has_digit=True)
 
 
 def content_codes(semantic_ids: SemanticIds) -> Tensor:
@@ -164,7 +165,8 @@ def load_semantic_ids(path: Path, items: Vocabulary, codebook_version: str | Non
     return SemanticIds(codes_NL, sizes, about["codebook_version"], about["table_revision"], about["has_digit"])
 
 
-def _version(fingerprint: str, sizes: tuple[int, ...], has_digit: bool) -> str:
+def table_version(fingerprint: str, sizes: tuple[int, ...], has_digit: bool) -> str:
+    """The ``codebook_version`` of codebooks with this content hash, of these sizes (digit included), 16 hex digits."""
     named = json.dumps({"codebooks": fingerprint, "sizes": sizes, "digit": has_digit}, sort_keys=True)
     return hashlib.sha256(named.encode()).hexdigest()[:16]
 
