@@ -1,7 +1,9 @@
 """Semantic IDs: from item vectors to short tuples of codes, and the table that holds them."""
 
+from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.product_quantization import ProductQuantization
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.semantic_ids.rq_vae import RQVAE, RQVAETraining
@@ -17,8 +19,10 @@ from tesserec.semantic_ids.table import (
 
 __all__ = [
     "RQVAE",
+    "BalancedResidualKMeans",
     "CodesFile",
     "Collisions",
+    "ProductQuantization",
     "RQVAETraining",
     "ResidualKMeans",
     "SemanticIdReport",
