@@ -127,6 +127,14 @@ def test_the_number_of_threads_does_not_change_the_centroids(num_points, num_fea
     assert torch.equal(found[0], found[2])
 
 
+def test_k_means_starts_from_distinct_points_however_rare_they_are():
+    points = torch.zeros(5000, 1)
+    points[:6, 0] = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    assert sorted(residual.k_means(points, 7, 0, points_per_code=1000)[:, 0].tolist()) == [0, 10, 20, 30, 40, 50, 60]
+    points[6] = 60.5
+    assert sorted(residual.k_means(points, 7, 0, points_per_code=1000)[:, 0].tolist()) == [0, 10, 20, 30, 40, 50, 60.25]
+
+
 def test_lloyd_by_hand():
     points = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
     start = torch.tensor([[0.0], [1.0]])

@@ -9,7 +9,7 @@ Dimensions: N items · D features · L levels · C codes of a level. All vectors
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -43,10 +43,12 @@ CodebookSize = Size | tuple[Size, ...]
 Assign = Callable[[Tensor, Tensor], Tensor]
 """From points [N, D] and a codebook [C, D] to the code of each point, [N] int64; ``nearest`` is the plain one."""
 
-_DISTANCES_AT_ONCE = 1 << 22
-"""Distances held in memory while encoding (16 MB)."""
+Points = np.ndarray[Any, np.dtype[Any]]
 
-ROWS_AT_ONCE = 1 << 14
+_DISTANCES_AT_ONCE = 1 << 20
+"""Distances held in memory while encoding (4 MB, which caches hold)."""
+
+ROWS_AT_ONCE = 1 << 13
 """Items encoded at once: what is computed on the way to their codes is held for no more of them."""
 
 _START_POINTS_PER_CODE = 16
@@ -151,14 +153,22 @@ def k_means(
     """
     points_ND = sample(points_ND, points_per_code * size, seed) + 0.0  # + 0.0: −0 and 0 are one point
     points = np.ascontiguousarray(as_numpy(points_ND))
-    distinct = np.unique(points.view(f"V{points.itemsize * points.shape[1]}")).view(points.dtype)
-    distinct = distinct.reshape(-1, points.shape[1])
-    if len(distinct) <= size:
-        return torch.from_numpy(distinct)
+    rng, num_start = np.random.default_rng(seed), _START_POINTS_PER_CODE * size
     # k-means++ on a part of the points: errors are several percent below those of a random start
-    some = np.random.default_rng(seed).permutation(len(distinct))[: _START_POINTS_PER_CODE * size]
-    start, _ = kmeans_plusplus(distinct[some], size, random_state=seed)
+    some = _distinct(points[rng.permutation(len(points))[:num_start]])
+    if len(some) <= size:
+        distinct = _distinct(points)
+        if len(distinct) <= size:
+            return torch.from_numpy(distinct)
+        some = distinct[rng.permutation(len(distinct))[:num_start]]
+    start, _ = kmeans_plusplus(some, size, random_state=seed)
     return lloyd(torch.from_numpy(points), torch.from_numpy(start), num_iterations, assign)
+
+
+def _distinct(points: Points) -> Points:
+    """The distinct rows, in lexicographic order of their bytes."""
+    rows = np.unique(points.view(f"V{points.itemsize * points.shape[1]}"))
+    return rows.view(points.dtype).reshape(-1, points.shape[1])
 
 
 def lloyd(points_ND: Tensor, start_CD: Tensor, num_iterations: int, assign: Assign = nearest) -> Tensor:
