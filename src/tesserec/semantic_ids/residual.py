@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from sklearn.cluster import kmeans_plusplus
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tesserec.config import Field
@@ -161,7 +162,10 @@ def k_means(
         if len(distinct) <= size:
             return torch.from_numpy(distinct)
         some = distinct[rng.permutation(len(distinct))[:num_start]]
-    start, _ = kmeans_plusplus(some, size, random_state=seed)
+    with threadpool_limits(
+        1, user_api="blas"
+    ):  # of small products, threads only wait for each other
+        start, _ = kmeans_plusplus(some, size, random_state=seed)
     return lloyd(torch.from_numpy(points), torch.from_numpy(start), num_iterations, assign)
 
 
