@@ -162,9 +162,7 @@ def k_means(
         if len(distinct) <= size:
             return torch.from_numpy(distinct)
         some = distinct[rng.permutation(len(distinct))[:num_start]]
-    with threadpool_limits(
-        1, user_api="blas"
-    ):  # of small products, threads only wait for each other
+    with threadpool_limits(1, user_api="blas"):  # of small products, threads only wait for each other
         start, _ = kmeans_plusplus(some, size, random_state=seed)
     return lloyd(torch.from_numpy(points), torch.from_numpy(start), num_iterations, assign)
 
