@@ -74,7 +74,7 @@ class BalancedResidualKMeans(ResidualKMeans):
                 assign=assign,
             )
             codes_N = assign(rest_ND, codebook_CD)
-            moved_shares.append(float((codes_N != residual.nearest(rest_ND, codebook_CD)).float().mean()))
+            moved_shares.append(float((codes_N != residual.nearest(rest_ND, codebook_CD)).double().mean()))
             rest_ND = rest_ND - codebook_CD[codes_N]
             codebooks.append(codebook_CD)
             codes.append(codes_N)
