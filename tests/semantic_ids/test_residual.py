@@ -36,6 +36,11 @@ def test_features_that_are_not_finite_name_the_item(value):
         residual.check_features(features)
 
 
+def test_finite_features_whose_sum_is_not_are_accepted():
+    large = torch.full((4, 2), 3e38)
+    assert torch.equal(residual.check_features(large), large)
+
+
 def test_encode_by_hand():
     points = torch.tensor([[0.0, 0.9], [11.5, 0.2], [9.0, -3.0], [4.9, 0.0], [5.1, 0.0]])
     # residuals after COARSE: (0, .9) (1.5, .2) (−1, −3) (4.9, 0) (−4.9, 0)
@@ -54,6 +59,17 @@ def test_nearest_is_the_same_in_small_chunks(monkeypatch):
     assert residual.nearest(points, FINE).tolist() == whole.tolist()
     monkeypatch.setattr(residual, "_DISTANCES_AT_ONCE", 1)
     assert residual.nearest(points, FINE).tolist() == whole.tolist()
+
+
+def test_encode_is_the_same_in_small_parts(monkeypatch):
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    whole = residual.encode(points, [COARSE, FINE])
+    assert residual.encode(points, []).shape == (50, 0)
+    for rows in (1, 7, 50):
+        monkeypatch.setattr(residual, "ROWS_AT_ONCE", rows)
+        assert torch.equal(residual.encode(points, [COARSE, FINE]), whole)
+        batches = [residual.encode(batch, [COARSE, FINE]) for batch in torch.split(points, 11)]
+        assert torch.equal(torch.cat(batches), whole)
 
 
 def test_decode_sums_code_vectors_of_a_whole_tuple_or_a_prefix():
@@ -95,6 +111,72 @@ def test_k_means_samples_no_more_points_than_it_is_told():
     assert residual.k_means(many, 1, 0, points_per_code=600).tolist() == [[299.5]]
     exactly = residual.k_means(points[:4], 4, 1, points_per_code=1)
     assert sorted(exactly[:, 0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("num_points", "num_features", "size"), [(3000, 16, 40), (333, 5, 4), (2000, 130, 33)])
+def test_the_number_of_threads_does_not_change_the_centroids(num_points, num_features, size):
+    points = torch.randn(num_points, num_features, generator=torch.Generator().manual_seed(0))
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(residual.k_means(points, size, 0, num_iterations=10))
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_k_means_starts_from_distinct_points_however_rare_they_are():
+    points = torch.zeros(5000, 1)
+    points[:6, 0] = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    assert sorted(residual.k_means(points, 7, 0, points_per_code=1000)[:, 0].tolist()) == [0, 10, 20, 30, 40, 50, 60]
+    points[6] = 60.5
+    assert sorted(residual.k_means(points, 7, 0, points_per_code=1000)[:, 0].tolist()) == [0, 10, 20, 30, 40, 50, 60.25]
+
+
+def test_lloyd_by_hand():
+    points = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
+    start = torch.tensor([[0.0], [1.0]])
+    assert residual.lloyd(points, start, 0).tolist() == [[0], [1]]
+    assert residual.lloyd(points, start, 1).tolist() == [[0], [pytest.approx(10 / 3)]]
+    assert residual.lloyd(points, start, 2).tolist() == [[0.5], [4.5]]
+    assert residual.lloyd(points, start, 100).tolist() == [[0.5], [4.5]]
+
+
+def test_lloyd_stops_where_no_code_changes():
+    rounds = []
+
+    def counting(points, codebook):
+        rounds.append(len(points))
+        return residual.nearest(points, codebook)
+
+    residual.lloyd(torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([[0.0], [1.0]]), 100, counting)
+    assert rounds == [4, 4, 4]  # 1 | 3, 2 | 2, and again 2 | 2
+
+
+def test_a_code_without_points_moves_to_the_one_that_is_furthest_from_its_centroid():
+    points = torch.tensor([[0.0], [1.0], [3.0], [8.0]])
+    start = torch.tensor([[1.0], [100.0], [200.0]])
+    assert residual.lloyd(points, start, 1).tolist() == [[3], [8], [3]]  # 8 is furthest from 1, then 3
+    assert residual.lloyd(points, start, 10).tolist() == [[2], [8], [0]]
+
+
+def test_k_means_assigns_as_it_is_told():
+    points = torch.tensor([[0.0], [1.0], [2.0], [30.0]])
+    alone = residual.k_means(points, 2, 0)
+    assert sorted(alone[:, 0].tolist()) == [1, 30]
+    by_order = residual.k_means(points, 2, 0, assign=lambda points, codebook: torch.tensor([0, 1, 0, 1]))
+    assert by_order[:, 0].tolist() == [1, 15.5]
+
+
+def test_sample_draws_without_repeats_and_keeps_few_as_they_are():
+    points = torch.arange(20.0)[:, None]
+    assert residual.sample(points, 20, 0) is points
+    drawn = residual.sample(points, 19, 1)
+    assert len(torch.unique(drawn)) == 19
+    assert torch.equal(drawn, residual.sample(points, 19, 1))
+    assert not torch.equal(drawn, residual.sample(points, 19, 2))
 
 
 def test_explained_share_by_hand():

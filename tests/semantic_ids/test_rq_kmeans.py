@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.cluster import MiniBatchKMeans
 
 from tesserec.errors import DataError, NotFittedError, RecipeError
 from tesserec.semantic_ids import ResidualKMeans
@@ -74,6 +75,50 @@ def test_fewer_distinct_items_than_codes_shrink_the_level():
     codes = quantizer.encode(features)
     assert torch.equal(quantizer.decode(codes), features)
     assert codes[1].tolist() == codes[2].tolist()
+
+
+def test_equal_items_share_every_code_and_constant_columns_and_zero_vectors_are_points_like_others():
+    features = randn(60, 3)
+    features[:, 1] = 7.0
+    features[10:13] = 0.0
+    features[20] = features[21]
+    quantizer = fitted(features, num_levels=2, codebook_size=8)
+    codes = quantizer.encode(features)
+    assert torch.equal(codes[20], codes[21])
+    assert torch.all(codes[10:13] == codes[10])
+    constant = fitted(torch.full((9, 2), 3.0), num_levels=2, codebook_size=8)
+    assert constant.codebook_sizes == (1, 1)
+    assert torch.equal(constant.decode(constant.encode(torch.zeros(1, 2))), torch.full((1, 2), 3.0))
+
+
+def test_a_sample_is_coded_by_the_levels_before():
+    features = randn(3000, 4)
+    quantizer = fitted(features, num_levels=3, codebook_size=8, points_per_code=20)
+    codes = quantizer.encode(features)
+    shares = [explained_share(features, quantizer.decode(codes[:, :levels])) for levels in (1, 2, 3)]
+    assert shares[0] > 0.4
+    assert shares[1] > 0.7
+    assert shares[2] > 0.85
+
+
+def test_errors_are_no_larger_than_those_of_mini_batch_k_means():
+    features = randn(3000, 12) * torch.arange(1, 13) / 12  # no clusters: which start was luckier hardly matters
+    quantizer = fitted(features, num_levels=3, codebook_size=24)
+    codes = quantizer.encode(features)
+    rest = features.numpy()
+    for level in range(3):
+        other = MiniBatchKMeans(24, random_state=0).fit(rest)
+        rest = rest - other.cluster_centers_[other.predict(rest)]
+        error = (features - quantizer.decode(codes[:, : level + 1])).square().sum()
+        assert float(error) <= 1.005 * float((rest**2).sum())
+
+
+def test_batches_give_the_codes_of_the_whole_and_half_precision_nearly():
+    features = randn(500, 8)
+    quantizer = fitted(features, num_levels=2, codebook_size=16)
+    codes = quantizer.encode(features)
+    assert torch.equal(torch.cat([quantizer.encode(batch) for batch in torch.split(features, 64)]), codes)
+    assert (quantizer.encode(features.bfloat16()) == codes).float().mean() > 0.95
 
 
 def test_restore_brings_back_the_same_codes():

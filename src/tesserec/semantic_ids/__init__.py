@@ -1,11 +1,13 @@
 """Semantic IDs: from item vectors to short tuples of codes, and the table that holds them."""
 
+from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.crab import CRAB, CodeSplit, tree_regulariser
 from tesserec.semantic_ids.diagnostics import Churn, CodeOverlap, churn, overlap, popularity_shares
 from tesserec.semantic_ids.expansion import ForeignItems, expand
 from tesserec.semantic_ids.namespaces import Namespaces
+from tesserec.semantic_ids.product_quantization import ProductQuantization
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
 from tesserec.semantic_ids.retokenize import Retokenization, continued_codebooks, retokenize
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
@@ -23,6 +25,7 @@ from tesserec.semantic_ids.table import (
 __all__ = [
     "CRAB",
     "RQVAE",
+    "BalancedResidualKMeans",
     "Churn",
     "CodeOverlap",
     "CodeSplit",
@@ -30,6 +33,7 @@ __all__ = [
     "Collisions",
     "ForeignItems",
     "Namespaces",
+    "ProductQuantization",
     "RQVAETraining",
     "ResidualKMeans",
     "Retokenization",

@@ -6,6 +6,7 @@ Dimensions: N items · D features · L levels.
 from torch import Tensor
 
 from tesserec.errors import DataError
+from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.residual import fingerprint
 from tesserec.semantic_ids.table import Collisions, build_semantic_ids
@@ -38,6 +39,9 @@ def fit_semantic_ids(
             f"{len(embeddings.vectors_ND)} embeddings ({embeddings.source}) for {len(catalog)} items: give one each"
         )
     vectors_ND, missing_N = embeddings.vectors_ND, embeddings.missing_N
-    source.fit(vectors_ND if missing_N is None else vectors_ND[~missing_N], side)
+    rows = slice(None) if missing_N is None else ~missing_N
+    source.fit(vectors_ND[rows], side)
     codes_NL = source.encode(vectors_ND)
+    if isinstance(source, BalancedResidualKMeans):  # encode does not know which items were there when it was fitted
+        codes_NL[rows] = source.fit_codes_NL
     return build_semantic_ids(codes_NL, source.codebook_sizes, fingerprint(source.state()), collisions, popularity_N)

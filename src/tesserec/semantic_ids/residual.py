@@ -8,13 +8,13 @@ Dimensions: N items · D features · L levels · C codes of a level. All vectors
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
-import faiss
 import numpy as np
 import torch
 from sklearn.cluster import kmeans_plusplus
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tesserec.config import Field
@@ -22,6 +22,8 @@ from tesserec.errors import DataError, RecipeError
 from tesserec.types import ComponentState, as_numpy
 
 __all__ = [
+    "ROWS_AT_ONCE",
+    "Assign",
     "CodebookSize",
     "check_features",
     "decode",
@@ -30,15 +32,25 @@ __all__ = [
     "fingerprint",
     "k_means",
     "level_sizes",
+    "lloyd",
     "nearest",
+    "sample",
 ]
 
 Size = Annotated[int, Field(gt=0)]
 CodebookSize = Size | tuple[Size, ...]
 """Codes a level: one number for all levels, or one a level."""
 
-_DISTANCES_AT_ONCE = 1 << 22
-"""Distances held in memory while encoding (16 MB)."""
+Assign = Callable[[Tensor, Tensor], Tensor]
+"""From points [N, D] and a codebook [C, D] to the code of each point, [N] int64; ``nearest`` is the plain one."""
+
+Points = np.ndarray[Any, np.dtype[Any]]
+
+_DISTANCES_AT_ONCE = 1 << 20
+"""Distances held in memory while encoding (4 MB, which caches hold)."""
+
+ROWS_AT_ONCE = 1 << 13
+"""Items encoded at once: what is computed on the way to their codes is held for no more of them."""
 
 _START_POINTS_PER_CODE = 16
 
@@ -63,10 +75,12 @@ def check_features(features_ND: Tensor, num_features: int | None = None) -> Tens
             f"features have {features_ND.shape[1]} columns, the codebooks were fitted on {num_features}: "
             "embed these items with the embedder of the fit"
         )
-    finite_N = torch.isfinite(features_ND).all(1)
-    if not bool(finite_N.all()):
-        row = int((~finite_N).nonzero()[0])
-        raise DataError(f"features of item {row} hold NaN or infinity: remove or replace them before quantizing")
+    if not bool(torch.isfinite(features_ND.sum())):  # NaN and infinity stay in a sum, which needs no mask of N × D
+        rows = (~torch.isfinite(features_ND).all(1)).nonzero()
+        if len(rows):  # none where finite values add up to more than a float holds
+            raise DataError(
+                f"features of item {int(rows[0])} hold NaN or infinity: remove or replace them before quantizing"
+            )
     return features_ND.detach().to(torch.float32)
 
 
@@ -75,20 +89,31 @@ def nearest(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
     half_norms_C = codebook_CD.square().sum(1) / 2
     rows = max(1, _DISTANCES_AT_ONCE // len(codebook_CD))
     # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
-    found = [
-        torch.addmm(half_norms_C, part, codebook_CD.T, alpha=-1).argmin(1) for part in torch.split(points_ND, rows)
-    ]
+    found = [_argmin(torch.addmm(half_norms_C, part, codebook_CD.T, alpha=-1)) for part in torch.split(points_ND, rows)]
     return torch.cat(found)
 
 
+def _argmin(scores_NC: Tensor) -> Tensor:
+    if scores_NC.device.type != "cpu":
+        return scores_NC.argmin(1)
+    return torch.from_numpy(as_numpy(scores_NC.float()).argmin(1))  # NumPy's is five times as fast as torch's
+
+
 def encode(points_ND: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
-    """Codes [N, L] int64 of ``points_ND``, each the nearest at its level to what the levels before left over."""
-    residual_ND = points_ND
-    codes = []
-    for codebook_CD in codebooks:
-        codes.append(nearest(residual_ND, codebook_CD))
-        residual_ND = residual_ND - codebook_CD[codes[-1]]
-    return torch.stack(codes, 1)
+    """Codes [N, L] int64 of ``points_ND``, each the nearest at its level to what the levels before left over.
+
+    Needs little memory beside its input and output, however many points there are.
+    """
+    codes_NL = torch.empty(len(points_ND), len(codebooks), dtype=torch.int64, device=points_ND.device)
+    for rest_BD, codes_BL in zip(
+        torch.split(points_ND, ROWS_AT_ONCE), torch.split(codes_NL, ROWS_AT_ONCE), strict=True
+    ):
+        residual_BD = rest_BD
+        for level, codebook_CD in enumerate(codebooks):
+            if level:
+                residual_BD = residual_BD - codebooks[level - 1][codes_BL[:, level - 1]]
+            codes_BL[:, level] = nearest(residual_BD, codebook_CD)
+    return codes_NL
 
 
 def decode(codes_NL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
@@ -104,29 +129,70 @@ def decode(codes_NL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     return total_ND
 
 
-def k_means(points_ND: Tensor, size: int, seed: int, *, points_per_code: int = 256, num_iterations: int = 25) -> Tensor:
+def sample(points_ND: Tensor, limit: int, seed: int) -> Tensor:
+    """``limit`` of the points, drawn at random without repeats; all of them, in their order, where they are no more."""
+    if len(points_ND) <= limit:
+        return points_ND
+    order = torch.randperm(len(points_ND), generator=torch.Generator().manual_seed(seed))
+    return points_ND[order[:limit].to(points_ND.device)]
+
+
+def k_means(
+    points_ND: Tensor,
+    size: int,
+    seed: int,
+    *,
+    points_per_code: int = 256,
+    num_iterations: int = 25,
+    assign: Assign = nearest,
+) -> Tensor:
     """At most ``size`` centroids of ``points_ND``, [C, D], from at most ``points_per_code`` · ``size`` sampled points.
 
     Where the sample holds no more than ``size`` distinct points, these are the centroids, in lexicographic order of
-    their bytes: C is then their number, and every one of them is met exactly.
+    their bytes: C is then their number, and every one of them is met exactly. The number of threads does not matter:
+    each step adds up in the same order with any.
     """
-    limit = points_per_code * size
-    if len(points_ND) > limit:
-        generator = torch.Generator().manual_seed(seed)
-        points_ND = points_ND[torch.randperm(len(points_ND), generator=generator)[:limit]]
-    points = np.ascontiguousarray(as_numpy(points_ND + 0.0))  # + 0.0: −0 and 0 are one point
-    distinct = np.unique(points.view(f"V{points.itemsize * points.shape[1]}")).view(points.dtype)
-    distinct = distinct.reshape(-1, points.shape[1])
-    if len(distinct) <= size:
-        return torch.from_numpy(distinct)
-    # k-means++ on a part of the points: errors are several percent below faiss's own random start
-    some = np.random.default_rng(seed).permutation(len(distinct))[: _START_POINTS_PER_CODE * size]
-    start, _ = kmeans_plusplus(distinct[some], size, random_state=seed)
-    solver = faiss.Kmeans(
-        points.shape[1], size, niter=num_iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=limit
-    )
-    solver.train(points, init_centroids=start)
-    return torch.from_numpy(np.array(solver.centroids))
+    points_ND = sample(points_ND, points_per_code * size, seed) + 0.0  # + 0.0: −0 and 0 are one point
+    points = np.ascontiguousarray(as_numpy(points_ND))
+    rng, num_start = np.random.default_rng(seed), _START_POINTS_PER_CODE * size
+    # k-means++ on a part of the points: errors are several percent below those of a random start
+    some = _distinct(points[rng.permutation(len(points))[:num_start]])
+    if len(some) <= size:
+        distinct = _distinct(points)
+        if len(distinct) <= size:
+            return torch.from_numpy(distinct)
+        some = distinct[rng.permutation(len(distinct))[:num_start]]
+    with threadpool_limits(1, user_api="blas"):  # of small products, threads only wait for each other
+        start, _ = kmeans_plusplus(some, size, random_state=seed)
+    return lloyd(torch.from_numpy(points), torch.from_numpy(start), num_iterations, assign)
+
+
+def _distinct(points: Points) -> Points:
+    """The distinct rows, in lexicographic order of their bytes."""
+    rows = np.unique(points.view(f"V{points.itemsize * points.shape[1]}"))
+    return rows.view(points.dtype).reshape(-1, points.shape[1])
+
+
+def lloyd(points_ND: Tensor, start_CD: Tensor, num_iterations: int, assign: Assign = nearest) -> Tensor:
+    """Centroids [C, D] after ``num_iterations`` rounds of k-means from ``start_CD``, fewer where no code changes."""
+    centroids_CD, before_N = start_CD, None
+    for _ in range(num_iterations):
+        codes_N = assign(points_ND, centroids_CD)
+        if before_N is not None and torch.equal(codes_N, before_N):
+            break
+        centroids_CD, before_N = _means(points_ND, codes_N, centroids_CD), codes_N
+    return centroids_CD
+
+
+def _means(points_ND: Tensor, codes_N: Tensor, centroids_CD: Tensor) -> Tensor:
+    """The mean of each code's points; codes without any move to the points that are furthest from their centroid."""
+    counts_C = torch.bincount(codes_N, minlength=len(centroids_CD))
+    means_CD = torch.zeros_like(centroids_CD).index_add_(0, codes_N, points_ND) / counts_C.clamp(min=1)[:, None]
+    unused = (counts_C == 0).nonzero().squeeze(1)
+    if len(unused):
+        errors_N = (points_ND - centroids_CD[codes_N]).square().sum(1)
+        means_CD[unused] = points_ND[errors_N.topk(len(unused)).indices]
+    return means_CD
 
 
 def fingerprint(state: ComponentState) -> str:

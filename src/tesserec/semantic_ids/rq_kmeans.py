@@ -3,9 +3,10 @@
 Paper: OneRec, https://arxiv.org/abs/2502.18965 (residual k-means as an item tokenizer)
 Adds: k-means on what the levels before left over, level by level.
 Differs: nearest-centroid assignment, not a balanced one, so that later items are coded like the first; codebooks of
-    256 (OneRec: 8192); k-means sees a sample of points, faiss's default of 256 a code.
+    256 (OneRec: 8192); k-means sees a sample of points, faiss's default of 256 a code. ``BalancedResidualKMeans`` is
+    the balanced one.
 Checked: tests/semantic_ids/test_rq_kmeans.py (brute force: no other code of a level reconstructs better; a planted
-    hierarchy comes back exactly).
+    hierarchy comes back exactly; errors level by level against scikit-learn).
 """
 
 from typing import Annotated
@@ -26,6 +27,7 @@ class ResidualKMeans:
 
     A level whose residuals take fewer distinct values than its codebook size gets one code for each value instead
     (``codebook_sizes`` says how many after the fit), so a small catalog has small codebooks rather than dead codes.
+    Equal vectors have equal codes at every level: only a collision digit tells such items apart.
     """
 
     num_levels: Annotated[int, Field(gt=0)] = 3
@@ -51,11 +53,13 @@ class ResidualKMeans:
 
         Raises ``DataError`` where features are empty or not finite.
         """
-        rest_ND = residual.check_features(features_ND)
+        features_ND = residual.check_features(features_ND)
         codebooks: list[Tensor] = []
         for level, size in enumerate(self._sizes):
-            if level:
-                rest_ND = rest_ND - codebooks[-1][residual.nearest(rest_ND, codebooks[-1])]
+            # only what k-means samples is ever coded: the fit of a large catalog costs as much as that of a small one
+            rest_ND = residual.sample(features_ND, self.points_per_code * size, side.seed + level)
+            for codebook_CD in codebooks:
+                rest_ND = rest_ND - codebook_CD[residual.nearest(rest_ND, codebook_CD)]
             codebooks.append(
                 residual.k_means(
                     rest_ND,
@@ -87,5 +91,5 @@ class ResidualKMeans:
 
     def _fitted(self) -> tuple[Tensor, ...]:
         if not self._codebooks:
-            raise NotFittedError("ResidualKMeans has no codebooks yet: call fit or restore first")
+            raise NotFittedError(f"{type(self).__name__} has no codebooks yet: call fit or restore first")
         return self._codebooks
