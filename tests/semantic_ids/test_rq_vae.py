@@ -60,9 +60,9 @@ def test_loss_and_its_gradients_by_hand():
         network.codebooks[0].copy_(torch.tensor([[1.0], [7.0]]))
         network.codebooks[1].copy_(torch.tensor([[0.5], [-4.0]]))
     # x = 1: z = 2; first code 1 leaves 1; second code 0.5; ẑ = 1.5; x̂ = 1.5 + 0.5 = 2
-    loss, codes, residuals = network.loss(torch.tensor([[1.0]]), 0.25)
-    assert codes.tolist() == [[0, 0]]
-    assert [r.item() for r in residuals] == [2.0, 1.0]
+    loss, record = network.loss(torch.tensor([[1.0]]), 0.25, torch.tensor([0]))
+    assert record.quantized.codes_BL.tolist() == [[0, 0]]
+    assert [r.item() for r in record.quantized.residuals] == [2.0, 1.0]
     # (2 − 1)² + (1 + β)·(2 − 1)² + (1 + β)·(1 − 0.5)²
     assert loss.item() == pytest.approx(1 + 1.25 + 1.25 * 0.25)
     loss.backward()
@@ -78,8 +78,8 @@ def test_loss_and_its_gradients_by_hand():
 def test_loss_is_the_mean_over_the_batch_of_sums_over_features():
     network = _Network(2, (3,), 2, (2,))
     features = randn(5, 2)
-    alone = [network.loss(features[i : i + 1], 0.25)[0].item() for i in range(5)]
-    assert network.loss(features, 0.25)[0].item() == pytest.approx(sum(alone) / 5)
+    alone = [network.loss(features[i : i + 1], 0.25, torch.tensor([i]))[0].item() for i in range(5)]
+    assert network.loss(features, 0.25, torch.arange(5))[0].item() == pytest.approx(sum(alone) / 5)
 
 
 def test_features_are_centred_and_scaled_and_codes_start_at_their_residuals():

@@ -1,10 +1,11 @@
 """Semantic IDs: from item vectors to short tuples of codes, and the table that holds them."""
 
+from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
-from tesserec.semantic_ids.rq_vae import RQVAE, RQVAETraining
+from tesserec.semantic_ids.rq_vae import RQVAE, RQVAEParts, RQVAETraining
 from tesserec.semantic_ids.table import (
     Collisions,
     add_items,
@@ -19,9 +20,12 @@ __all__ = [
     "RQVAE",
     "CodesFile",
     "Collisions",
+    "Nearest",
+    "RQVAEParts",
     "RQVAETraining",
     "ResidualKMeans",
     "SemanticIdReport",
+    "Sinkhorn",
     "add_items",
     "build_semantic_ids",
     "content_codes",

@@ -3,6 +3,8 @@
 Dimensions: N items · D features · L levels.
 """
 
+import dataclasses
+
 from torch import Tensor
 
 from tesserec.errors import DataError
@@ -38,6 +40,9 @@ def fit_semantic_ids(
             f"{len(embeddings.vectors_ND)} embeddings ({embeddings.source}) for {len(catalog)} items: give one each"
         )
     vectors_ND, missing_N = embeddings.vectors_ND, embeddings.missing_N
-    source.fit(vectors_ND if missing_N is None else vectors_ND[~missing_N], side)
+    if missing_N is None:
+        source.fit(vectors_ND, side)
+    else:
+        source.fit(vectors_ND[~missing_N], dataclasses.replace(side, item_N=(~missing_N).nonzero().squeeze(1)))
     codes_NL = source.encode(vectors_ND)
     return build_semantic_ids(codes_NL, source.codebook_sizes, fingerprint(source.state()), collisions, popularity_N)
