@@ -3,6 +3,7 @@
 from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.plum import CoOccurrence
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.semantic_ids.rq_vae import RQVAE, RQVAEParts, RQVAETraining
@@ -18,6 +19,7 @@ from tesserec.semantic_ids.table import (
 
 __all__ = [
     "RQVAE",
+    "CoOccurrence",
     "CodesFile",
     "Collisions",
     "Nearest",
