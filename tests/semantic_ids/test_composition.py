@@ -11,7 +11,7 @@ from tesserec.semantic_ids import RQVAE, RQVAEParts, RQVAETraining
 from tesserec.semantic_ids.assigners import Nearest
 from tesserec.semantic_ids.composition import QuantizerLoss, info_nce
 from tesserec.semantic_ids.residual import explained_share
-from tesserec.semantic_ids.rq_vae import _Alarm, _Network
+from tesserec.semantic_ids.rq_network import Alarm, Network
 from tesserec.semantic_ids.sources import presence
 from tesserec.types import SideInformation
 
@@ -102,7 +102,7 @@ def test_other_features_go_the_same_way():
 
 
 def test_the_sum_of_the_first_levels_by_hand():
-    network = _Network(2, (), 2, (1, 1))
+    network = Network(2, (), 2, (1, 1))
     with torch.no_grad():
         network.codebooks[0].copy_(torch.tensor([[1.0, 0.0]]))
         network.codebooks[1].copy_(torch.tensor([[0.0, 5.0]]))
@@ -187,7 +187,7 @@ def test_recipes_name_the_parts_by_their_classes():
 
 
 def test_the_alarm_sounds_once():
-    alarm = _Alarm((20, 4), 0.1)
+    alarm = Alarm((20, 4), 0.1)
     even = torch.stack([torch.arange(20), torch.arange(20) % 4], 1)
     alarm.count(even)
     assert not alarm.note()

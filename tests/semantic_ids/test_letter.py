@@ -14,7 +14,7 @@ from tesserec.errors import DataError
 from tesserec.semantic_ids import RQVAE, CollaborativeAlignment, Diversity, Nearest, RQVAEParts, RQVAETraining, Sinkhorn
 from tesserec.semantic_ids.composition import LossSetup, QuantizerLoss
 from tesserec.semantic_ids.letter import collaborative_vectors, even_clusters
-from tesserec.semantic_ids.rq_vae import _Network
+from tesserec.semantic_ids.rq_network import Network
 from tesserec.testing.data import catalog_of_size
 from tesserec.types import ItemEmbeddings, SideInformation
 
@@ -63,7 +63,7 @@ def setup(features, num_latents=2, **side):
 
 
 def recorded(sizes, *codebooks, rows=(0, 1, 2)):
-    network = _Network(2, (), 2, sizes)
+    network = Network(2, (), 2, sizes)
     with torch.no_grad():
         network.encoder[0].weight.copy_(torch.eye(2)), network.encoder[0].bias.zero_()
         for codebook, values in zip(network.codebooks, codebooks, strict=True):

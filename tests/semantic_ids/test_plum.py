@@ -13,7 +13,7 @@ from tesserec.errors import DataError
 from tesserec.semantic_ids import RQVAE, CoOccurrence, RQVAETraining
 from tesserec.semantic_ids.composition import LossRecord, LossSetup, QuantizerLoss
 from tesserec.semantic_ids.plum import following_pairs, same_items
-from tesserec.semantic_ids.rq_vae import _Network
+from tesserec.semantic_ids.rq_network import Network
 from tesserec.testing.data import interactions_of
 from tesserec.types import SideInformation
 
@@ -62,7 +62,7 @@ def test_same_items_are_no_negatives():
 
 
 def test_the_loss_by_hand():
-    network, features = _Network(3, (), 4, (4,)), randn(3, 3)
+    network, features = Network(3, (), 4, (4,)), randn(3, 3)
     with torch.no_grad():
         network.codebooks[0].copy_(randn(4, 4, seed=1))
     # item 1 has only partner 0, item 2 only partner 3; row 1 is item 1, row 2 is item 3, row 0 is item 0
@@ -87,7 +87,7 @@ def test_the_loss_by_hand():
 
 
 def test_a_batch_without_partners_costs_nothing():
-    network, features = _Network(3, (), 4, (4,)), randn(3, 3)
+    network, features = Network(3, (), 4, (4,)), randn(3, 3)
     module = CoOccurrence().module(setup(interactions_of([[[0], [1]]], 3), features))
     _, record = network.loss(features[2:], 0.25, torch.tensor([2]))
     assert module(record).item() == 0
