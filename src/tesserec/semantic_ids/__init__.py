@@ -3,6 +3,7 @@
 from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.drq import DRQ
 from tesserec.semantic_ids.letter import CollaborativeAlignment, Diversity
 from tesserec.semantic_ids.plum import CoOccurrence
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
@@ -19,6 +20,7 @@ from tesserec.semantic_ids.table import (
 )
 
 __all__ = [
+    "DRQ",
     "RQVAE",
     "CoOccurrence",
     "CodesFile",

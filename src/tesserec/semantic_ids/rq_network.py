@@ -262,6 +262,7 @@ def train(  # noqa: PLR0917  # one loop
     training: "RQVAETraining",
     generator: torch.Generator,
     side: SideInformation,
+    task: str = "RQ-VAE",
 ) -> None:
     """AdamW on ``step_loss`` and the weighted ``losses``, in batches drawn from ``num_rows`` rows with replacement."""
     optimizer = _optimizer(network, [module for _, module in losses], training)
@@ -279,7 +280,7 @@ def train(  # noqa: PLR0917  # one loop
             used_C[record.quantized.codes_BL[:, level]] = True
         alarm.count(record.quantized.codes_BL)
         # a code revived later would stay raw
-        if step % training.revive_every == 0 and step + training.revive_every <= last:
+        if used and step % training.revive_every == 0 and step + training.revive_every <= last:
             revive(network, optimizer, used, [r.detach() for r in record.quantized.residuals], generator)
         if step % _STEPS_BETWEEN_REPORTS == 0 or step == last:
-            side.progress("RQ-VAE", step, last, f"loss {loss.item():.4f}{alarm.note()}")
+            side.progress(task, step, last, f"loss {loss.item():.4f}{alarm.note()}")
