@@ -4,6 +4,7 @@ from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.drq import DRQ
+from tesserec.semantic_ids.fsq import FSQ, RQFSQ
 from tesserec.semantic_ids.letter import CollaborativeAlignment, Diversity
 from tesserec.semantic_ids.plum import CoOccurrence
 from tesserec.semantic_ids.report import SemanticIdReport, diagnose, tree
@@ -21,6 +22,8 @@ from tesserec.semantic_ids.table import (
 
 __all__ = [
     "DRQ",
+    "FSQ",
+    "RQFSQ",
     "RQVAE",
     "CoOccurrence",
     "CodesFile",
