@@ -76,7 +76,7 @@ def test_the_divergence_by_hand():
     with torch.no_grad():
         spread.log_variance_Z.copy_(torch.tensor([0.0, 2.0]))
     latents = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-    record = LossRecord(torch.arange(2), latents, latents, _unquantized(latents), (), _unquantized, 1)
+    record = LossRecord(torch.arange(2), latents, latents, _unquantized(latents), (), _unquantized, _unquantized, 1)
     normal = torch.distributions.Normal(latents, torch.tensor([1.0, 2.718281828]))
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     assert spread(record).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -3,6 +3,7 @@
 from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.dos import OrthogonalLevels, UserFlow
 from tesserec.semantic_ids.drq import DRQ
 from tesserec.semantic_ids.fsq import FSQ, RQFSQ
 from tesserec.semantic_ids.letter import CollaborativeAlignment, Diversity
@@ -31,11 +32,13 @@ __all__ = [
     "Collisions",
     "Diversity",
     "Nearest",
+    "OrthogonalLevels",
     "RQVAEParts",
     "RQVAETraining",
     "ResidualKMeans",
     "SemanticIdReport",
     "Sinkhorn",
+    "UserFlow",
     "add_items",
     "build_semantic_ids",
     "content_codes",

@@ -62,6 +62,8 @@ class LossRecord:
     """The code vectors [C, Z] of each level, in the space of the latents, with their gradient."""
     quantize: Callable[[Tensor], Quantized]
     """The way of other features [M, D], in the units of ``LossSetup.features_ND``, through encoder and levels."""
+    levels: Callable[[Tensor], Quantized]
+    """The way of other latents [M, Z] through the levels."""
     step: int
     """Of the training, from 1."""
 
@@ -103,16 +105,13 @@ class TransformModule(Protocol):
     def pull_back(self, points_BZ: Tensor) -> Tensor:
         """The rows of a codebook whose code vectors come nearest to ``points_BZ``, [B, Z]."""
 
-    def penalty(self) -> Tensor:
-        """A scalar that is added to the loss."""
-
 
 @runtime_checkable
 class LevelTransform(Protocol):
     """How the levels of an RQ-VAE write their code vectors; a component."""
 
-    def level(self, num_latents: int) -> nn.Module:
-        """A new ``TransformModule`` of one level."""
+    def level(self, codebook_CZ: Tensor) -> nn.Module:
+        """A new ``TransformModule`` of one level, whose codebook starts as ``codebook_CZ``."""
 
 
 def info_nce(a_BZ: Tensor, b_BZ: Tensor, temperature: float, masked_BB: Tensor | None = None) -> Tensor:

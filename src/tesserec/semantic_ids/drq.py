@@ -148,7 +148,7 @@ def _step(network: Network, features_ND: Tensor, spread: _Spread | None) -> Step
         latents_BZ = quantized.latents_BZ
         reconstruction_BD = network.decoder(latents_BZ if spread is None else spread.sampled(latents_BZ))
         error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, step)
+        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, _unquantized, step)
 
     return loss
 

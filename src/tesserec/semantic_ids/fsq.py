@@ -108,19 +108,22 @@ class FSQ:
         return Network(num_features, self.hidden_sizes, len(self.grid_sizes), ())
 
     def _step(self, network: Network, features_ND: Tensor) -> StepLoss:
-        def way(features_BD: Tensor) -> Quantized:
-            bounded_BL = network.latents(features_BD).tanh()
+        def levels(latents_BL: Tensor) -> Quantized:
+            bounded_BL = latents_BL.tanh()
             codes_BL = rounded(bounded_BL.detach(), self.grid_sizes)
             nothing_B = bounded_BL.new_zeros(len(bounded_BL))
             values_BL = grid_values(codes_BL, self.grid_sizes)
             return Quantized(bounded_BL, (bounded_BL,), (values_BL,), codes_BL, (nothing_B,), (nothing_B,))
+
+        def way(features_BD: Tensor) -> Quantized:
+            return levels(network.latents(features_BD))
 
         def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
             features_BD = features_ND[rows_B]
             inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
             reconstruction_BD = network.decoder(quantized.straight_through())
             error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-            return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, step)
+            return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, levels, step)
 
         return loss
 

@@ -140,7 +140,7 @@ class Network(nn.Module):
 
     def write_by(self, transform: LevelTransform) -> None:
         """From now on, a level's code vectors are what ``transform`` makes of its codebook."""
-        self.transforms = nn.ModuleList([transform.level(c.shape[1]).to(c.device) for c in self.codebooks])
+        self.transforms = nn.ModuleList([transform.level(c).to(c.device) for c in self.codebooks])
 
     @torch.no_grad()
     def finish(self, features_ND: Tensor, generator: torch.Generator) -> None:
@@ -178,11 +178,12 @@ class Network(nn.Module):
         if self.source_widths:
             error_BD = error_BD * self._present(features_BD)
         loss = (error_BD.square().sum(1) + quantization_B).mean()
-        for transform in self.transforms:
-            loss = loss + transform.penalty()  # type: ignore[operator]  # a TransformModule
         vectors = tuple(self.vectors(level) for level in range(len(self.codebooks)))
-        way = lambda features_MD: self.quantize(self.latents(features_MD))  # noqa: E731
-        return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, way, step)
+        ways = self._quantized, self.quantize
+        return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, *ways, step)
+
+    def _quantized(self, features_BD: Tensor) -> Quantized:
+        return self.quantize(self.latents(features_BD))
 
 
 class Alarm:
