@@ -3,6 +3,7 @@
 from tesserec.semantic_ids.assigners import Nearest, Sinkhorn
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.das import DualAlignment
 from tesserec.semantic_ids.dos import OrthogonalLevels, UserFlow
 from tesserec.semantic_ids.drq import DRQ
 from tesserec.semantic_ids.fsq import FSQ, RQFSQ
@@ -31,6 +32,7 @@ __all__ = [
     "CollaborativeAlignment",
     "Collisions",
     "Diversity",
+    "DualAlignment",
     "Nearest",
     "OrthogonalLevels",
     "RQVAEParts",
