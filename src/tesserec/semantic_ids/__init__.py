@@ -6,6 +6,7 @@ from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.das import DualAlignment
 from tesserec.semantic_ids.dos import OrthogonalLevels, UserFlow
 from tesserec.semantic_ids.drq import DRQ
+from tesserec.semantic_ids.dsirm import QueryBridge
 from tesserec.semantic_ids.fsq import FSQ, RQFSQ
 from tesserec.semantic_ids.letter import CollaborativeAlignment, Diversity
 from tesserec.semantic_ids.plum import CoOccurrence
@@ -35,6 +36,7 @@ __all__ = [
     "DualAlignment",
     "Nearest",
     "OrthogonalLevels",
+    "QueryBridge",
     "RQVAEParts",
     "RQVAETraining",
     "ResidualKMeans",
