@@ -329,8 +329,11 @@ def make_content(recipe: Recipe, catalog: Catalog, train: Interactions, progress
         progress("embed", 1, 1, f"{embeddings.vectors_ND.shape[1]} features")
     if recipe.quantizer is not None:
         source = fresh(recipe.quantizer)
-        side = SideInformation(seed=recipe.seed, device=recipe.fit.device, progress=progress)
-        counts_N = train.positives().item_counts()
+        positives = train.positives()
+        side = SideInformation(
+            seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
+        )
+        counts_N = positives.item_counts()
         semantic_ids = fit_semantic_ids(
             source, catalog, embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
         )

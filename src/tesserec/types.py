@@ -598,6 +598,19 @@ class SideInformation:
     seed: int = 0
     device: str = "cpu"
     progress: Progress = silent
+    train: Interactions | None = None
+    """The training events that may be targets."""
+    catalog: Catalog | None = None
+    item_N: Tensor | None = None
+    """The item of each row of the features, int64; None where row ``i`` is item ``i``."""
+
+    def items_of_rows(self, num_rows: int) -> Tensor:
+        """The item of each of ``num_rows`` rows, int64; raises ``DataError`` where ``item_N`` has another number."""
+        if self.item_N is None:
+            return torch.arange(num_rows)
+        if len(self.item_N) != num_rows:
+            raise DataError(f"item_N names {len(self.item_N)} items for {num_rows} rows of features: give one a row")
+        return self.item_N
 
 
 @runtime_checkable

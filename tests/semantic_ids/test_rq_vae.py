@@ -6,7 +6,7 @@ import torch
 from tesserec.errors import DataError, NotFittedError
 from tesserec.semantic_ids import RQVAE, RQVAETraining
 from tesserec.semantic_ids.residual import explained_share
-from tesserec.semantic_ids.rq_vae import _Network, _revive
+from tesserec.semantic_ids.rq_network import Network, revive
 from tesserec.types import Quantizer, SideInformation
 
 QUICK = RQVAETraining(num_steps=40, batch_size=64, revive_every=10)
@@ -53,16 +53,16 @@ def test_no_other_code_of_a_level_is_closer_to_the_latents():
 
 
 def test_loss_and_its_gradients_by_hand():
-    network = _Network(1, (), 1, (2, 2))
+    network = Network(1, (), 1, (2, 2))
     with torch.no_grad():
         network.encoder[0].weight.fill_(2.0), network.encoder[0].bias.fill_(0.0)
         network.decoder[0].weight.fill_(1.0), network.decoder[0].bias.fill_(0.5)
         network.codebooks[0].copy_(torch.tensor([[1.0], [7.0]]))
         network.codebooks[1].copy_(torch.tensor([[0.5], [-4.0]]))
     # x = 1: z = 2; first code 1 leaves 1; second code 0.5; ẑ = 1.5; x̂ = 1.5 + 0.5 = 2
-    loss, codes, residuals = network.loss(torch.tensor([[1.0]]), 0.25)
-    assert codes.tolist() == [[0, 0]]
-    assert [r.item() for r in residuals] == [2.0, 1.0]
+    loss, record = network.loss(torch.tensor([[1.0]]), 0.25, torch.tensor([0]))
+    assert record.quantized.codes_BL.tolist() == [[0, 0]]
+    assert [r.item() for r in record.quantized.residuals] == [2.0, 1.0]
     # (2 − 1)² + (1 + β)·(2 − 1)² + (1 + β)·(1 − 0.5)²
     assert loss.item() == pytest.approx(1 + 1.25 + 1.25 * 0.25)
     loss.backward()
@@ -76,15 +76,15 @@ def test_loss_and_its_gradients_by_hand():
 
 
 def test_loss_is_the_mean_over_the_batch_of_sums_over_features():
-    network = _Network(2, (3,), 2, (2,))
+    network = Network(2, (3,), 2, (2,))
     features = randn(5, 2)
-    alone = [network.loss(features[i : i + 1], 0.25)[0].item() for i in range(5)]
-    assert network.loss(features, 0.25)[0].item() == pytest.approx(sum(alone) / 5)
+    alone = [network.loss(features[i : i + 1], 0.25, torch.tensor([i]))[0].item() for i in range(5)]
+    assert network.loss(features, 0.25, torch.arange(5))[0].item() == pytest.approx(sum(alone) / 5)
 
 
 def test_features_are_centred_and_scaled_and_codes_start_at_their_residuals():
     features = torch.tensor([[1.0, 5.0], [3.0, 5.0], [2.0, 2.0], [2.0, 8.0]])
-    network = _Network(2, (), 2, (8, 8))
+    network = Network(2, (), 2, (8, 8))
     network.start(features, (8, 8), 0, torch.Generator().manual_seed(0))
     assert network.mean.tolist() == [2.0, 5.0]
     assert network.scale.item() == pytest.approx((20 / 8) ** 0.5)
@@ -104,13 +104,13 @@ def test_constant_features_do_not_divide_by_zero():
 
 
 def test_unused_codes_move_to_residuals_of_the_batch_without_momentum():
-    network = _Network(1, (), 1, (3,))
+    network = Network(1, (), 1, (3,))
     codebook = network.codebooks[0]
     optimizer = torch.optim.AdamW([codebook], lr=0.1)
     codebook.grad = torch.ones(3, 1)
     optimizer.step()
     before, used = codebook.detach().clone(), [torch.tensor([True, False, False])]
-    _revive(network, optimizer, used, [torch.tensor([[5.0], [6.0]])], torch.Generator().manual_seed(0))
+    revive(network, optimizer, used, [torch.tensor([[5.0], [6.0]])], torch.Generator().manual_seed(0))
     assert codebook[0].item() == before[0].item()
     assert {codebook[1].item(), codebook[2].item()} <= {5.0, 6.0}
     for moment in ("exp_avg", "exp_avg_sq"):

@@ -5,11 +5,22 @@ import json
 import polars as pl
 import pytest
 import torch
+from tests import shop
+from tests.semantic_ids.test_composition import Watching
 
+from tesserec.config import fresh
 from tesserec.errors import DataError
-from tesserec.semantic_ids import CodesFile, ResidualKMeans, build_semantic_ids, fit_semantic_ids
+from tesserec.pipeline import make_content
+from tesserec.semantic_ids import (
+    RQVAE,
+    CodesFile,
+    ResidualKMeans,
+    RQVAETraining,
+    build_semantic_ids,
+    fit_semantic_ids,
+)
 from tesserec.semantic_ids.residual import fingerprint
-from tesserec.types import Catalog, ItemEmbeddings, SideInformation, Vocabulary
+from tesserec.types import Catalog, ItemEmbeddings, SideInformation, Vocabulary, silent
 
 
 def catalog(size):
@@ -76,3 +87,43 @@ def test_codes_of_the_users_own_become_a_table(tmp_path):
     path.write_text(json.dumps({"2": [1, 5], "0": [0, 1], "1": [1, 5]}))
     other = fit_semantic_ids(CodesFile(path=path), catalog(3), None, SideInformation())
     assert other.codebook_version != table.codebook_version
+
+
+def test_a_quantizer_is_told_which_items_its_rows_are():
+    vectors = torch.tensor([[5.0, 0.0], [0.0, 0.0], [0.0, 5.0], [0.0, 0.0]])
+    missing = torch.tensor([False, True, False, True])
+    loss = Watching()
+    training = RQVAETraining(num_steps=1, batch_size=2)
+    quantizer = RQVAE(num_levels=1, codebook_size=2, hidden_sizes=(), num_latents=2, training=training, losses=(loss,))
+    fit_semantic_ids(quantizer, catalog(4), ItemEmbeddings(vectors, "x", missing), SideInformation())
+    assert loss.setup.items_N.tolist() == [0, 2]
+
+
+def test_a_recipe_fits_a_quantizer_with_losses_that_read_the_training_events():
+    rqvae = {
+        "class": "tesserec.semantic_ids.rq_vae:RQVAE",
+        "num_levels": 2,
+        "codebook_size": 4,
+        "hidden_sizes": [8],
+        "num_latents": 4,
+        "training": {"num_steps": 5, "batch_size": 16},
+        "parts": {"assigners": [{"class": f"tesserec.semantic_ids.assigners:{n}"} for n in ("Nearest", "Sinkhorn")]},
+        "losses": [
+            {"class": "tesserec.semantic_ids.plum:CoOccurrence"},
+            {
+                "class": "tesserec.semantic_ids.letter:CollaborativeAlignment",
+                "source": {"class": "tesserec.embedders.cooccurrence_svd:CooccurrenceSVD", "num_features": 4},
+            },
+            {"class": "tesserec.semantic_ids.letter:Diversity", "num_clusters": 2},
+            {"class": "tesserec.semantic_ids.dos:UserFlow"},
+        ],
+    }
+    recipe = shop.recipe(semantic_ids=rqvae)
+    interactions, catalog = shop.data()
+    content = make_content(recipe, catalog, interactions, silent)
+    assert content.semantic_ids is not None
+    assert content.codebooks is not None
+    again = fresh(recipe.quantizer)
+    again.restore(content.codebooks)
+    assert content.embeddings is not None
+    assert torch.equal(again.encode(content.embeddings.vectors_ND), content.semantic_ids.codes_NL[:, :2])

@@ -3,6 +3,8 @@
 Dimensions: N items · D features · L levels.
 """
 
+import dataclasses
+
 from torch import Tensor
 
 from tesserec.errors import DataError
@@ -39,7 +41,10 @@ def fit_semantic_ids(
             f"{len(embeddings.vectors_ND)} embeddings ({embeddings.source}) for {len(catalog)} items: give one each"
         )
     vectors_ND, missing_N = embeddings.vectors_ND, embeddings.missing_N
-    rows = slice(None) if missing_N is None else ~missing_N
+    rows: Tensor | slice = slice(None)
+    if missing_N is not None:
+        rows = (~missing_N).nonzero().squeeze(1)
+        side = dataclasses.replace(side, item_N=rows)
     source.fit(vectors_ND[rows], side)
     codes_NL = source.encode(vectors_ND)
     if isinstance(source, BalancedResidualKMeans):  # encode does not know which items were there when it was fitted

@@ -5,27 +5,30 @@ Adds: codes of a learned, non-linear projection, trained to reconstruct the vect
 Differs: AdamW at 1e-3 for thousands of steps (TIGER: Adagrad at 0.4 for 20,000 epochs), which takes minutes on a CPU;
     inputs are centred and scaled; the k-means start sees a sample of 64 points a code, more than the first batch has;
     codes unused for a while are moved to residuals of the batch (Lee et al. do so, TIGER does not say).
-Checked: tests/semantic_ids/test_rq_vae.py (brute force over codes in latent space; the loss by hand; planted tree).
+Checked: tests/semantic_ids/test_rq_vae.py (brute force over codes in latent space; the loss by hand; planted tree);
+    tests/semantic_ids/test_composition.py (parts and losses of strength zero change no bit; sources; depths).
 
-Dimensions: N items · B batch · D features · Z latent features · L levels · C codes of a level.
+A published tokenizer is an ``RQVAE`` with other ``parts`` or with ``losses`` (``composition.py`` has their protocols).
+Dimensions: N items · B batch · D features · M sources · Z latent features · L levels · C codes of a level.
 """
 
-import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tesserec.config import Field, component
-from tesserec.errors import NotFittedError
+from tesserec.errors import NotFittedError, RecipeError
 from tesserec.semantic_ids import residual
+from tesserec.semantic_ids.assigners import Assigner
+from tesserec.semantic_ids.composition import LevelTransform, LossRecord, QuantizerLoss
+from tesserec.semantic_ids.rq_network import Network, StepLoss, loss_modules, train
+from tesserec.semantic_ids.sources import check_widths
 from tesserec.types import ComponentState, SideInformation
 
-__all__ = ["RQVAE", "RQVAETraining"]
+__all__ = ["RQVAE", "RQVAEParts", "RQVAETraining"]
 
-_START_POINTS_PER_CODE = 64
-_STEPS_BETWEEN_REPORTS = 50
 Width = Annotated[int, Field(gt=0)]
 
 
@@ -43,6 +46,25 @@ class RQVAETraining:
     """Of AdamW, on encoder and decoder; code vectors are not decayed."""
     revive_every: Annotated[int, Field(gt=0)] = 100
     """Steps after which a code that no item took since the last time is moved to where items are."""
+    collapse_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of its codebook below which the perplexity of a level raises the alarm: one note in the progress."""
+
+
+@component
+class RQVAEParts:
+    """What an RQ-VAE is put together from; by default the plain one."""
+
+    assigners: tuple[Assigner, ...] = ()
+    """How each level takes its codes, one a level; all take the nearest where there are none."""
+    transform: LevelTransform | None = None
+    """Another way to write the code vectors of a level."""
+    depth_masking: bool = False
+    """Whether each item of a batch is reconstructed from its first levels only, as many as chance says (PLUM)."""
+    source_widths: tuple[Width, ...] = ()
+    """Features of each source where there are several: each gets its own encoder and decoder (PLUM).
+
+    A source whose features are all zero is one that the item lacks: it is neither read nor reconstructed.
+    """
 
 
 @component
@@ -65,10 +87,16 @@ class RQVAE:
     """β: pull of the latents towards their code, against that of the code towards its latents."""
     training: RQVAETraining = Field(default_factory=RQVAETraining)
     """How it is trained."""
+    parts: RQVAEParts = Field(default_factory=RQVAEParts)
+    """What it is put together from."""
+    losses: tuple[QuantizerLoss, ...] = ()
+    """Further terms of the loss."""
 
     def __post_init__(self) -> None:
         self._sizes = residual.level_sizes(self.num_levels, self.codebook_size)
-        self._network: _Network | None = None
+        if self.parts.assigners and len(self.parts.assigners) != self.num_levels:
+            raise RecipeError(f"{len(self.parts.assigners)} assigners for {self.num_levels} levels: give one a level")
+        self._network: Network | None = None
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -81,13 +109,17 @@ class RQVAE:
         Raises ``DataError`` where features are empty or not finite.
         """
         features_ND = residual.check_features(features_ND).to(side.device)
+        check_widths(self.parts.source_widths, features_ND.shape[1])
         generator = torch.Generator().manual_seed(side.seed)
         with torch.random.fork_rng(devices=[]):  # layers draw their start from the global generator
             torch.manual_seed(side.seed)
-            network = _Network(features_ND.shape[1], self.hidden_sizes, self.num_latents, self._sizes)
-        network = network.to(side.device)
-        network.start(features_ND, self._sizes, side.seed, generator)
-        self._train(network, features_ND, generator, side)
+            network = self._new(features_ND.shape[1], self._sizes).to(side.device)
+            network.start(features_ND, self._sizes, side.seed, generator)
+            losses = loss_modules(self.losses, network, features_ND, side)
+            if self.parts.transform is not None:
+                network.write_by(self.parts.transform)
+        train(network, self._step(network, features_ND, side), losses, len(features_ND), self.training, generator, side)
+        network.finish(features_ND, generator)
         self._network = network.cpu().eval().requires_grad_(False)
 
     def encode(self, features_ND: Tensor) -> Tensor:
@@ -95,7 +127,7 @@ class RQVAE:
         network = self._fitted()
         features_ND = residual.check_features(features_ND, len(network.mean))
         parts = [network.latents(part) for part in torch.split(features_ND, self.training.batch_size)]
-        return residual.encode(torch.cat(parts), list(network.codebooks))
+        return network.quantize(torch.cat(parts)).codes_BL
 
     def decode(self, codes_NL: Tensor) -> Tensor:
         """Reconstructed features [N, D]; codes of fewer levels reconstruct from that prefix."""
@@ -109,115 +141,26 @@ class RQVAE:
     def restore(self, state: ComponentState) -> None:
         """The inverse of ``state``."""
         sizes = [len(state.tensors[f"codebooks.{level}"]) for level in range(self.num_levels)]
-        network = _Network(len(state.tensors["mean"]), self.hidden_sizes, self.num_latents, sizes)
+        network = self._new(len(state.tensors["mean"]), sizes)
         network.load_state_dict(dict(state.tensors))
         self._network = network.eval().requires_grad_(False)
 
-    def _fitted(self) -> "_Network":
+    def _fitted(self) -> Network:
         if self._network is None:
             raise NotFittedError("RQVAE has no codebooks yet: call fit or restore first")
         return self._network
 
-    def _train(
-        self, network: "_Network", features_ND: Tensor, generator: torch.Generator, side: SideInformation
-    ) -> None:
-        t = self.training
-        layers = [*network.encoder.parameters(), *network.decoder.parameters()]
-        groups: list[dict[str, Any]] = [{"params": layers}, {"params": list(network.codebooks), "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=t.learning_rate, weight_decay=t.weight_decay)
-        used = [torch.zeros(len(c), dtype=torch.bool, device=side.device) for c in network.codebooks]
-        for step in range(1, t.num_steps + 1):
-            rows = torch.randint(len(features_ND), (t.batch_size,), generator=generator).to(side.device)
-            loss, codes_BL, residuals = network.loss(features_ND[rows], self.commitment_weight)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            for level, used_C in enumerate(used):
-                used_C[codes_BL[:, level]] = True
-            if (
-                step % t.revive_every == 0 and step + t.revive_every <= t.num_steps
-            ):  # a code revived later would stay raw
-                _revive(network, optimizer, used, residuals, generator)
-            if step % _STEPS_BETWEEN_REPORTS == 0 or step == t.num_steps:
-                side.progress("RQ-VAE", step, t.num_steps, f"loss {loss.item():.4f}")
+    def _new(self, num_features: int, sizes: Sequence[int]) -> Network:
+        parts = self.parts
+        return Network(num_features, self.hidden_sizes, self.num_latents, sizes, parts.assigners, parts.source_widths)
 
+    def _step(self, network: Network, features_ND: Tensor, side: SideInformation) -> StepLoss:
+        depths = torch.Generator().manual_seed(side.seed)
 
-class _Network(nn.Module):
-    """Encoder, decoder, codebooks and the scaling of the features."""
+        def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
+            depth_B = None
+            if self.parts.depth_masking:
+                depth_B = torch.randint(1, self.num_levels + 1, (len(rows_B),), generator=depths).to(rows_B.device)
+            return network.loss(features_ND[rows_B], self.commitment_weight, rows_B, depth_B, step)
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, num_features: int, hidden_sizes: Sequence[int], num_latents: int, sizes: Sequence[int]) -> None:
-        super().__init__()
-        widths = [num_features, *hidden_sizes, num_latents]
-        self.encoder = _layers(widths)
-        self.decoder = _layers(widths[::-1])
-        self.codebooks = nn.ParameterList([torch.zeros(size, num_latents) for size in sizes])
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("scale", torch.ones(()))
-
-    def latents(self, features_BD: Tensor) -> Tensor:
-        """Latents [B, Z] of features."""
-        latents_BZ: Tensor = self.encoder((features_BD - self.mean) / self.scale)
-        return latents_BZ
-
-    def reconstructed(self, latents_BZ: Tensor) -> Tensor:
-        """Features [B, D] of latents."""
-        features_BD: Tensor = self.decoder(latents_BZ) * self.scale + self.mean
-        return features_BD
-
-    @torch.no_grad()
-    def start(self, features_ND: Tensor, sizes: Sequence[int], seed: int, generator: torch.Generator) -> None:
-        """Set the scaling, and each codebook to k-means centroids of what the levels before left over."""
-        self.mean.copy_(features_ND.mean(0))
-        self.scale.copy_((features_ND - self.mean).square().mean().sqrt().clamp(min=1e-8))
-        order = torch.randperm(len(features_ND), generator=generator)[: _START_POINTS_PER_CODE * max(sizes)]
-        rest_BZ = self.latents(features_ND[order.to(features_ND.device)])
-        for level, size in enumerate(sizes):
-            found_CZ = residual.k_means(rest_BZ.cpu(), size, seed + level).to(rest_BZ.device)
-            self.codebooks[level] = nn.Parameter(found_CZ)
-            rest_BZ = rest_BZ - found_CZ[residual.nearest(rest_BZ, found_CZ)]
-
-    def loss(self, features_BD: Tensor, commitment_weight: float) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(mean loss of the batch, codes [B, L], the residual [B, Z] that each level saw)."""
-        inputs_BD = (features_BD - self.mean) / self.scale
-        latents_BZ = self.encoder(inputs_BD)
-        rest_BZ, total_BZ, codes, residuals = latents_BZ, torch.zeros_like(latents_BZ), [], []
-        quantization_B = torch.zeros(len(features_BD), device=features_BD.device)
-        for codebook_CZ in self.codebooks:
-            residuals.append(rest_BZ.detach())
-            codes.append(residual.nearest(rest_BZ.detach(), codebook_CZ.detach()))
-            chosen_BZ = codebook_CZ[codes[-1]]
-            quantization_B = quantization_B + (rest_BZ.detach() - chosen_BZ).square().sum(1)
-            quantization_B = quantization_B + commitment_weight * (rest_BZ - chosen_BZ.detach()).square().sum(1)
-            total_BZ = total_BZ + chosen_BZ
-            rest_BZ = rest_BZ - chosen_BZ.detach()
-        straight_through_BZ = latents_BZ + (total_BZ - latents_BZ).detach()
-        reconstruction_B = (self.decoder(straight_through_BZ) - inputs_BD).square().sum(1)
-        return (reconstruction_B + quantization_B).mean(), torch.stack(codes, 1), residuals
-
-
-def _layers(widths: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-@torch.no_grad()
-def _revive(
-    network: _Network,
-    optimizer: torch.optim.Optimizer,
-    used: list[Tensor],
-    residuals: list[Tensor],
-    generator: torch.Generator,
-) -> None:
-    """Move the codes that were not used to residuals of the batch, without momentum, and start counting anew."""
-    for codebook_CZ, used_C, residual_BZ in zip(network.codebooks, used, residuals, strict=True):
-        dead = (~used_C).nonzero().squeeze(1)
-        rows = torch.randint(len(residual_BZ), (len(dead),), generator=generator).to(dead.device)
-        codebook_CZ[dead] = residual_BZ[rows]
-        for moment in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[codebook_CZ][moment][dead] = 0
-        used_C.zero_()
+        return loss

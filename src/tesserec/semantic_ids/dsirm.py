@@ -1,0 +1,81 @@
+"""DSIRM: items that answer the same query get near code vectors.
+
+Paper: DSIRM, https://arxiv.org/abs/2606.04374
+Adds: queries go through the same encoder and codebooks as items; symmetric InfoNCE between the quantized vectors of a
+    query and of an item that answers it.
+Differs: this loss only: the code of the category at the first level, the model from query text to codes and the feature
+    of the ranker are not here; queries pull the encoder towards the codes but are not reconstructed; weight 0.1 and
+    temperature 0.1 are ours. Queries come as tables of ``SideInformation``: no pipeline makes them yet.
+Checked: tests/semantic_ids/test_dsirm.py (the loss by hand; a quiet factor by which queries ask).
+
+Dimensions: N rows of the features · Q queries · P pairs of a query and an item · B batch · D features.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.config import Field, component
+from tesserec.errors import DataError
+from tesserec.semantic_ids import residual
+from tesserec.semantic_ids.composition import LossRecord, LossSetup, info_nce
+
+__all__ = ["QueryBridge"]
+
+
+@component
+class QueryBridge:
+    """Pulls together the quantized vectors of queries and of the items that answer them.
+
+    ``SideInformation.tables`` holds ``query_vectors`` [Q, D], in the space of the features, and ``query_items`` [P, 2],
+    int64: the query and an item that answers it.
+    """
+
+    weight: Annotated[float, Field(ge=0)] = 0.1
+    """Strength."""
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Of the softmax over the batch."""
+    commitment_weight: Annotated[float, Field(ge=0)] = 0.25
+    """Pull of a query's latents towards their codes."""
+    batch_size: Annotated[int, Field(gt=1)] = 256
+    """Pairs a batch."""
+
+    def module(self, setup: LossSetup) -> nn.Module:
+        """Raises ``DataError`` where a table is missing, of another width, not finite, or names no query or item."""
+        tables = setup.side.tables
+        if "query_vectors" not in tables or "query_items" not in tables:
+            raise DataError("QueryBridge reads the tables query_vectors and query_items: give SideInformation both")
+        queries_QD = residual.check_features(tables["query_vectors"], setup.features_ND.shape[1])
+        pairs_P2 = tables["query_items"].long()
+        if pairs_P2.ndim != 2 or pairs_P2.shape[1] != 2:
+            raise DataError(f"query_items has shape {tuple(pairs_P2.shape)}, expected [pairs, 2]: a query and an item")
+        if len(pairs_P2) and not (int(pairs_P2.min()) >= 0 and int(pairs_P2[:, 0].max()) < len(queries_QD)):
+            raise DataError(f"query_items must name queries in [0, {len(queries_QD) - 1}] and items from 0 on")
+        size = 1 + int(torch.cat([setup.items_N, pairs_P2[:, 1]]).max())
+        row_of_item = torch.full((size,), -1, dtype=torch.int64)
+        row_of_item[setup.items_N] = torch.arange(len(setup.features_ND))
+        pairs_P2 = torch.stack([pairs_P2[:, 0], row_of_item[pairs_P2[:, 1]]], 1)
+        pairs_P2 = pairs_P2[pairs_P2[:, 1] >= 0]
+        if not len(pairs_P2):
+            raise DataError("no item of the features answers a query: leave QueryBridge out")
+        return _QueryBridge(self, setup, queries_QD.to(setup.features_ND.device), pairs_P2)
+
+
+class _QueryBridge(nn.Module):
+    def __init__(self, settings: QueryBridge, setup: LossSetup, queries_QD: Tensor, pairs_P2: Tensor) -> None:
+        super().__init__()
+        self._settings, self._generator, self._features_ND = settings, setup.generator, setup.features_ND
+        self._queries_QD, self._pairs_P2 = queries_QD, pairs_P2
+
+    def forward(self, record: LossRecord) -> Tensor:
+        s = self._settings
+        chosen_B = torch.randint(len(self._pairs_P2), (s.batch_size,), generator=self._generator)
+        queries_B, rows_B = self._pairs_P2[chosen_B].to(self._features_ND.device).unbind(1)
+        query = record.quantize(self._queries_QD[queries_B])
+        query_BZ = query.straight_through()
+        item_BZ = record.quantize(self._features_ND[rows_B]).straight_through()
+        same_BB = (queries_B == queries_B[:, None]) | (rows_B == rows_B[:, None])
+        same_BB = same_BB.fill_diagonal_(False)
+        both = info_nce(query_BZ, item_BZ, s.temperature, same_BB) + info_nce(item_BZ, query_BZ, s.temperature, same_BB)
+        return both / 2 + s.commitment_weight * torch.stack(query.latent_errors).sum(0).mean()

@@ -1,0 +1,287 @@
+"""The network of an RQ-VAE and its training: what every tokenizer with an encoder shares.
+
+Dimensions: N items · B batch · M other items · D features · Z latent features · L levels · C codes of a level.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tesserec.errors import DataError
+from tesserec.semantic_ids import residual
+from tesserec.semantic_ids.assigners import Assigner, assign
+from tesserec.semantic_ids.composition import LevelTransform, LossRecord, LossSetup, Quantized, QuantizerLoss
+from tesserec.semantic_ids.sources import SourceDecoder, SourceEncoder, layers, presence
+from tesserec.types import SideInformation
+
+if TYPE_CHECKING:
+    from tesserec.semantic_ids.rq_vae import RQVAETraining
+
+__all__ = ["Alarm", "Network", "StepLoss", "loss_modules", "revive", "train"]
+
+StepLoss = Callable[[Tensor, int], tuple[Tensor, LossRecord]]
+"""(loss, record) of the rows of a batch, int64 [B], at a step."""
+
+_START_POINTS_PER_CODE = 64
+_ASSIGNED_AT_ONCE = 1 << 16
+_STEPS_BETWEEN_REPORTS = 50
+
+
+class Network(nn.Module):
+    """Encoder, decoder, codebooks and the scaling of the features."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(  # noqa: PLR0917  # what the layers are made of
+        self,
+        num_features: int,
+        hidden_sizes: Sequence[int],
+        num_latents: int,
+        sizes: Sequence[int],
+        assigners: Sequence[Assigner] = (),
+        source_widths: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.assigners = tuple(assigners)
+        self.source_widths = tuple(source_widths) if len(source_widths) > 1 else ()  # one source is the plain encoder
+        self.num_latents = num_latents
+        widths = [num_features, *hidden_sizes, num_latents]
+        several = bool(self.source_widths)
+        self.encoder = SourceEncoder(self.source_widths, hidden_sizes, num_latents) if several else layers(widths)
+        self.decoder = SourceDecoder(self.source_widths, hidden_sizes, num_latents) if several else layers(widths[::-1])
+        self.codebooks = nn.ParameterList([torch.zeros(size, num_latents) for size in sizes])
+        self.transforms = nn.ModuleList()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("scale", torch.ones(num_features if several else ()))
+        for level in range(len(self.assigners)):
+            self.register_buffer(f"offsets_{level}", torch.zeros(sizes[level]))
+
+    def latents(self, features_BD: Tensor) -> Tensor:
+        """Latents [B, Z] of features."""
+        inputs_BD = self.inputs(features_BD)
+        present = (presence(features_BD, self.source_widths),) if self.source_widths else ()
+        latents_BZ: Tensor = self.encoder(inputs_BD, *present)
+        return latents_BZ
+
+    def inputs(self, features_BD: Tensor) -> Tensor:
+        """Features, centred and scaled; zero where a source is missing."""
+        inputs_BD = (features_BD - self.mean) / self.scale
+        return inputs_BD * self._present(features_BD) if self.source_widths else inputs_BD
+
+    def _present(self, features_BD: Tensor) -> Tensor:
+        """Which features are of a source that the item has, [B, D] bool."""
+        widths = torch.tensor(self.source_widths, device=features_BD.device)
+        return torch.repeat_interleave(presence(features_BD, self.source_widths), widths, dim=1)
+
+    def reconstructed(self, latents_BZ: Tensor) -> Tensor:
+        """Features [B, D] of latents."""
+        features_BD: Tensor = self.decoder(latents_BZ) * self.scale + self.mean
+        return features_BD
+
+    def vectors(self, level: int) -> Tensor:
+        """Code vectors [C, Z] of a level."""
+        codebook_CZ: Tensor = self.codebooks[level]
+        return self.transforms[level](codebook_CZ) if len(self.transforms) else codebook_CZ
+
+    def quantize(self, latents_BZ: Tensor) -> Quantized:
+        """The way of latents through the levels."""
+        rest_BZ, codes, residuals, chosen, code_errors, latent_errors = latents_BZ, [], [], [], [], []
+        for level in range(len(self.codebooks)):
+            vectors_CZ = self.vectors(level)
+            residuals.append(rest_BZ)
+            codes.append(self._assigned(level, rest_BZ.detach(), vectors_CZ.detach()))
+            chosen.append(vectors_CZ[codes[-1]])
+            code_errors.append((rest_BZ.detach() - chosen[-1]).square().sum(1))
+            latent_errors.append((rest_BZ - chosen[-1].detach()).square().sum(1))
+            rest_BZ = rest_BZ - chosen[-1].detach()
+        errors = tuple(code_errors), tuple(latent_errors)
+        return Quantized(latents_BZ, tuple(residuals), tuple(chosen), torch.stack(codes, 1), *errors)
+
+    def _assigned(self, level: int, rest_BZ: Tensor, vectors_CZ: Tensor) -> Tensor:
+        if not self.assigners:
+            return residual.nearest(rest_BZ, vectors_CZ)
+        found_C = self.assigners[level].offsets(rest_BZ, vectors_CZ) if self.training else self._offsets(level)
+        return assign(rest_BZ, vectors_CZ, found_C)
+
+    def _offsets(self, level: int) -> Tensor:
+        return self.get_buffer(f"offsets_{level}")
+
+    @torch.no_grad()
+    def start(self, features_ND: Tensor, sizes: Sequence[int], seed: int, generator: torch.Generator) -> None:
+        """Set the scaling, and each codebook to k-means centroids of what the levels before left over."""
+        self.set_scaling(features_ND)
+        order = torch.randperm(len(features_ND), generator=generator)[: _START_POINTS_PER_CODE * max(sizes)]
+        rest_BZ = self.latents(features_ND[order.to(features_ND.device)])
+        for level, size in enumerate(sizes):
+            found_CZ = residual.k_means(rest_BZ.cpu(), size, seed + level).to(rest_BZ.device)
+            self.codebooks[level] = nn.Parameter(found_CZ)
+            rest_BZ = rest_BZ - found_CZ[residual.nearest(rest_BZ, found_CZ)]
+
+    @torch.no_grad()
+    def set_scaling(self, features_ND: Tensor) -> None:
+        """Mean and scale of the features, of each source by itself where there are several."""
+        if not self.source_widths:
+            self.mean.copy_(features_ND.mean(0))
+            self.scale.copy_((features_ND - self.mean).square().mean().sqrt().clamp(min=1e-8))
+            return
+        start = 0
+        for width in self.source_widths:
+            block_ND = features_ND[:, start : start + width]
+            block_ND = block_ND[block_ND.any(1)]
+            if not len(block_ND):
+                raise DataError(f"no item has the source of columns {start} to {start + width - 1}: leave it out")
+            mean = block_ND.mean(0)
+            self.mean[start : start + width] = mean
+            self.scale[start : start + width] = (block_ND - mean).square().mean().sqrt().clamp(min=1e-8)
+            start += width
+
+    def write_by(self, transform: LevelTransform) -> None:
+        """From now on, a level's code vectors are what ``transform`` makes of its codebook."""
+        self.transforms = nn.ModuleList([transform.level(c).to(c.device) for c in self.codebooks])
+
+    @torch.no_grad()
+    def finish(self, features_ND: Tensor, generator: torch.Generator) -> None:
+        """Keep what encoding needs: code vectors as they stand, and the offsets of the assigners."""
+        for level, codebook_CZ in enumerate(self.codebooks):
+            codebook_CZ.copy_(self.vectors(level))
+        self.transforms = nn.ModuleList()
+        if not self.assigners:
+            return
+        self.eval()
+        order = torch.randperm(len(features_ND), generator=generator)[:_ASSIGNED_AT_ONCE]
+        rest_BZ = self.latents(features_ND[order.to(features_ND.device)])
+        for level, assigner in enumerate(self.assigners):
+            vectors_CZ = self.vectors(level)
+            self.register_buffer(f"offsets_{level}", assigner.offsets(rest_BZ, vectors_CZ))
+            rest_BZ = rest_BZ - vectors_CZ[self._assigned(level, rest_BZ, vectors_CZ)]
+
+    def loss(
+        self,
+        features_BD: Tensor,
+        commitment_weight: float,
+        rows_B: Tensor,
+        depth_B: Tensor | None = None,
+        step: int = 1,
+    ) -> tuple[Tensor, LossRecord]:
+        """(mean loss of the batch, its record); ``depth_B`` levels of each item reconstruct it, all where None."""
+        inputs_BD = self.inputs(features_BD)
+        quantized = self.quantize(self.latents(features_BD))
+        quantization_B = torch.zeros(len(features_BD), device=features_BD.device)
+        for codes_B, latents_B in zip(quantized.code_errors, quantized.latent_errors, strict=True):
+            quantization_B = quantization_B + codes_B
+            quantization_B = quantization_B + commitment_weight * latents_B
+        reconstruction_BD = self.decoder(quantized.straight_through(depth_B))
+        error_BD = reconstruction_BD - inputs_BD
+        if self.source_widths:
+            error_BD = error_BD * self._present(features_BD)
+        loss = (error_BD.square().sum(1) + quantization_B).mean()
+        vectors = tuple(self.vectors(level) for level in range(len(self.codebooks)))
+        ways = self._quantized, self.quantize
+        return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, *ways, step)
+
+    def _quantized(self, features_BD: Tensor) -> Quantized:
+        return self.quantize(self.latents(features_BD))
+
+
+class Alarm:
+    """Watches how evenly each level's codes are taken, and says once where that falls too low."""
+
+    def __init__(self, sizes: Sequence[int], share: float) -> None:
+        self._counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
+        self._share = share
+        self._told: set[int] = set()
+
+    def count(self, codes_BL: Tensor) -> None:
+        """Add the codes of a batch."""
+        for level, counts_C in enumerate(self._counts):
+            counts_C.add_(torch.bincount(codes_BL[:, level].cpu(), minlength=len(counts_C)))
+
+    def note(self) -> str:
+        """What to say of the batches since the last time, "" where all is well or was said before."""
+        said = ""
+        for level, counts_C in enumerate(self._counts):
+            share_C = counts_C / counts_C.sum()
+            perplexity = float(torch.special.entr(share_C).sum().exp())
+            counts_C.zero_()
+            if perplexity < self._share * len(counts_C) and level not in self._told:
+                self._told.add(level)
+                said += f"; level {level} has collapsed: perplexity {perplexity:.1f} of {len(counts_C)} codes"
+        return said
+
+
+def _optimizer(network: Network, losses: Sequence[nn.Module], training: "RQVAETraining") -> torch.optim.Optimizer:
+    weights = [*network.encoder.parameters(), *network.decoder.parameters()]
+    weights += [parameter for module in losses for parameter in module.parameters()]
+    codes = [*network.codebooks, *network.transforms.parameters()]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": codes, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+@torch.no_grad()
+def revive(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    used: list[Tensor],
+    residuals: list[Tensor],
+    generator: torch.Generator,
+) -> None:
+    """Move the codes that were not used to residuals of the batch, without momentum, and start counting anew."""
+    for level, (codebook_CZ, used_C, residual_BZ) in enumerate(zip(network.codebooks, used, residuals, strict=True)):
+        dead = (~used_C).nonzero().squeeze(1)
+        rows = torch.randint(len(residual_BZ), (len(dead),), generator=generator).to(dead.device)
+        moved_BZ = residual_BZ[rows]
+        if len(network.transforms):
+            moved_BZ = network.transforms[level].pull_back(moved_BZ)  # type: ignore[operator]  # a TransformModule
+        codebook_CZ[dead] = moved_BZ
+        for moment in ("exp_avg", "exp_avg_sq"):
+            optimizer.state[codebook_CZ][moment][dead] = 0
+        used_C.zero_()
+
+
+def loss_modules(
+    losses: Sequence[QuantizerLoss], network: Network, features_ND: Tensor, side: SideInformation
+) -> list[tuple[float, nn.Module]]:
+    """Weight and module of every loss that has a weight."""
+    sizes, num_latents = tuple(len(c) for c in network.codebooks), network.num_latents
+    found = []
+    for number, loss in enumerate(losses, 1):
+        if loss.weight:
+            generator = torch.Generator().manual_seed(side.seed + number)
+            module = loss.module(LossSetup(features_ND, num_latents, sizes, side, generator))
+            found.append((loss.weight, module.to(side.device)))
+    return found
+
+
+def train(  # noqa: PLR0917  # one loop
+    network: Network,
+    step_loss: StepLoss,
+    losses: Sequence[tuple[float, nn.Module]],
+    num_rows: int,
+    training: "RQVAETraining",
+    generator: torch.Generator,
+    side: SideInformation,
+    task: str = "RQ-VAE",
+) -> None:
+    """AdamW on ``step_loss`` and the weighted ``losses``, in batches drawn from ``num_rows`` rows with replacement."""
+    optimizer = _optimizer(network, [module for _, module in losses], training)
+    used = [torch.zeros(len(c), dtype=torch.bool, device=side.device) for c in network.codebooks]
+    alarm, last = Alarm([len(c) for c in network.codebooks], training.collapse_share), training.num_steps
+    for step in range(1, last + 1):
+        rows_B = torch.randint(num_rows, (training.batch_size,), generator=generator).to(side.device)
+        loss, record = step_loss(rows_B, step)
+        for weight, module in losses:
+            loss = loss + weight * module(record)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        for level, used_C in enumerate(used):
+            used_C[record.quantized.codes_BL[:, level]] = True
+        alarm.count(record.quantized.codes_BL)
+        # a code revived later would stay raw
+        if used and step % training.revive_every == 0 and step + training.revive_every <= last:
+            revive(network, optimizer, used, [r.detach() for r in record.quantized.residuals], generator)
+        if step % _STEPS_BETWEEN_REPORTS == 0 or step == last:
+            side.progress(task, step, last, f"loss {loss.item():.4f}{alarm.note()}")
