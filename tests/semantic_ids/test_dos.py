@@ -1,5 +1,8 @@
 """DOS: orthogonal turns, code vectors of chosen directions, histories by hand, a quiet factor by which users click."""
 
+import dataclasses
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,11 +91,12 @@ def test_finds_the_quiet_factor_by_which_users_click():
     features, found = two_factors.features(), []
     training = RQVAETraining(num_steps=400, batch_size=128, learning_rate=1e-2, revive_every=20)
     for losses in ((), (UserFlow(weight=4.0),)):
-        quantizer = quick(*losses, training=training)
-        quantizer.fit(features, two_factors.side())
-        found.append(separation(quantizer, features))
-    assert found[0] < 0.3
-    assert found[1] > 0.7
+        for seed in range(3):
+            quantizer = quick(*losses, training=training)
+            quantizer.fit(features, dataclasses.replace(two_factors.side(), seed=seed))
+            found.append(separation(quantizer, features))
+    assert max(found[:3]) < 0.3
+    assert statistics.median(found[3:]) > 0.7  # one start in three finds a part of it only
 
 
 def test_weight_zero_is_plain_bit_for_bit_and_the_same_seed_gives_the_same():
