@@ -133,10 +133,10 @@ class TreeSoftmax(nn.Module):
     def place(self, units_ND: Tensor) -> None:
         """Take the unit vectors of all items, until the next call of this or of ``train``; for ``of_items``."""
         self._means = []
-        for depth in range(1, self.trie.num_levels + 1):
-            path_N, size = self.trie.paths_NL[:, depth - 1], self.trie.num_nodes(depth)
-            sums = units_ND.new_zeros(size, units_ND.shape[1]).index_add(0, path_N, units_ND)
-            self._means.append(sums / torch.bincount(path_N, minlength=size)[:, None])
+        for path_N, bounds in zip(self.trie.paths_NL.T, self._item_bounds, strict=True):
+            counts = bounds.diff()
+            sums = units_ND.new_zeros(len(counts), units_ND.shape[1]).index_add(0, path_N, units_ND)
+            self._means.append(sums / counts[:, None])
 
     def children_log_probs(
         self,

@@ -204,11 +204,8 @@ class MosaicNetwork(nn.Module):
 
     def dense_log_probs(self, encoded: Encoded) -> Tensor:
         """Log-softmax of the scaled cosines with all items, and the bonus of repeats, [B, N]."""
-        cosine_BN = F.normalize(encoded.states_SD, dim=-1) @ self.all_units().T
-        logits_BN = (cosine_BN * self.log_scale.exp()).float()
-        if encoded.bonus_SN is not None:
-            logits_BN = logits_BN + encoded.bonus_SN
-        return logits_BN.log_softmax(-1)
+        query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
+        return catalog_log_probs(query_SD, self.all_units(), encoded.bonus_SN)
 
     def item_log_probs(self, encoded: Encoded, items_BX: Tensor) -> Tensor:
         """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
