@@ -80,21 +80,18 @@ class DRQ:
 
     @torch.no_grad()
     def _find_codes(self, network: Network, features_ND: Tensor, side: SideInformation) -> None:
-        rest_NZ = self._latents(network, features_ND).cpu()
+        rest_NZ = network.latents_in_parts(features_ND, self.training.batch_size).cpu()
         for level, size in enumerate(self._sizes):
             found_CZ = residual.k_means(rest_NZ, size, side.seed + level)
             network.codebooks.append(nn.Parameter(found_CZ))
             rest_NZ = rest_NZ - found_CZ[residual.nearest(rest_NZ, found_CZ)]
             side.progress("DRQ codes", level + 1, self.num_levels)
 
-    def _latents(self, network: Network, features_ND: Tensor) -> Tensor:
-        return torch.cat([network.latents(part) for part in torch.split(features_ND, self.training.batch_size)])
-
     def encode(self, features_ND: Tensor) -> Tensor:
         """Codes [N, L] int64, each the nearest of its level to what the levels before left of the latents."""
         network = self._fitted()
         features_ND = residual.check_features(features_ND, len(network.mean))
-        return residual.encode(self._latents(network, features_ND), list(network.codebooks))
+        return residual.encode(network.latents_in_parts(features_ND, self.training.batch_size), list(network.codebooks))
 
     def decode(self, codes_NL: Tensor) -> Tensor:
         """Reconstructed features [N, D]; codes of fewer levels reconstruct from that prefix."""

@@ -72,8 +72,8 @@ class FSQ:
         """Codes [N, L] int64, each the place of the nearest value of its grid."""
         network = self._fitted()
         features_ND = residual.check_features(features_ND, len(network.mean))
-        parts = [network.latents(part) for part in torch.split(features_ND, self.training.batch_size)]
-        return rounded(torch.cat(parts).tanh(), self.grid_sizes)
+        latents_NL = network.latents_in_parts(features_ND, self.training.batch_size)
+        return rounded(latents_NL.tanh(), self.grid_sizes)
 
     def decode(self, codes_NL: Tensor) -> Tensor:
         """Reconstructed features [N, D]; features beyond the given levels are at the middle of their grid."""

@@ -66,6 +66,10 @@ class Network(nn.Module):
         latents_BZ: Tensor = self.encoder(inputs_BD, *present)
         return latents_BZ
 
+    def latents_in_parts(self, features_ND: Tensor, size: int) -> Tensor:
+        """``latents`` of many rows, [N, Z], worked out for ``size`` rows at once."""
+        return torch.cat([self.latents(part) for part in torch.split(features_ND, size)])
+
     def inputs(self, features_BD: Tensor) -> Tensor:
         """Features, centred and scaled; zero where a source is missing."""
         inputs_BD = (features_BD - self.mean) / self.scale

@@ -126,8 +126,8 @@ class RQVAE:
         """Codes [N, L] int64, each the nearest of its level to what the levels before left of the latents."""
         network = self._fitted()
         features_ND = residual.check_features(features_ND, len(network.mean))
-        parts = [network.latents(part) for part in torch.split(features_ND, self.training.batch_size)]
-        return network.quantize(torch.cat(parts)).codes_BL
+        latents_NZ = network.latents_in_parts(features_ND, self.training.batch_size)
+        return network.quantize(latents_NZ).codes_BL
 
     def decode(self, codes_NL: Tensor) -> Tensor:
         """Reconstructed features [N, D]; codes of fewer levels reconstruct from that prefix."""
