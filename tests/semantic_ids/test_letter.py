@@ -78,12 +78,12 @@ def test_finds_the_quiet_factor_that_collaborative_vectors_tell():
     features, found = two_factors.features(), []
     aligned = CollaborativeAlignment(source=CooccurrenceSVD(num_features=8), weight=10.0, temperature=0.2)
     for losses in ((), (aligned,)):
-        for seed in range(3):
+        for seed in range(7):  # starts differ, and with them what one of them finds
             one = quantizer(*losses)
             one.fit(features, dataclasses.replace(two_factors.side(), seed=seed))
             found.append(two_factors.purity(one.encode(features)[:, 0], two_factors.quiet()))
-    assert max(found[:3]) < 0.6
-    assert statistics.median(found[3:]) > 0.9
+    assert max(found[:7]) < 0.6
+    assert statistics.median(found[7:]) > 0.9
 
 
 def test_strengths_of_zero_are_plain_bit_for_bit_and_state_is_that_of_an_rq_vae():
