@@ -50,11 +50,14 @@ def test_a_branch_opens_and_an_item_is_followed_to_its_neighbour_and_user(page: 
     branch = tree.locator("> details").first
     assert branch.locator(".item").count() == 0, "what is closed is not built"
     prefix = branch.get_attribute("data-prefix")
-    branch.locator("> summary").click()
-    inner = branch.locator("details > summary")
-    while inner.count() and not branch.locator(".item:visible").count():
-        inner.first.click()
-    item = branch.locator(".item:visible").first
+    opened = branch
+    while True:  # the browser tells the page a moment after the click that a branch was opened
+        opened.locator("> summary").click()
+        opened.locator(".item, details").first.wait_for()
+        if opened.locator(".item").count():
+            break
+        opened = opened.locator("details").first
+    item = opened.locator(".item").first
     number = int(item.get_attribute("data-item") or "")
     assert str(data["items"]["codes"][number][0]) == prefix
     item.click()
