@@ -47,7 +47,7 @@ from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.expansion import expand
 from tesserec.semantic_ids.table import add_items
-from tesserec.training.measure import Measured
+from tesserec.training.measure import Measured, memory_kept
 from tesserec.types import (
     Catalog,
     ComponentState,
@@ -419,11 +419,12 @@ def _served(run: _Run, interactions: Interactions, start: ComponentState) -> Com
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """A block in which torch uses ``number`` threads."""
+    """A block of training: torch uses ``number`` threads, and freed memory is kept for its next tensors."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if number is None else number)
     try:
-        yield
+        with memory_kept():
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tesserec.training import measure
-from tesserec.training.measure import Measured
+from tesserec.training.measure import Measured, memory_kept
 
 MIB = 2**20
 
@@ -33,6 +34,31 @@ def test_elsewhere_it_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) ->
     with Measured() as apple:
         pass
     assert apple.peak_rss_bytes == whole.peak_rss_bytes // 1024
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_kept_memory_is_given_back_at_the_end() -> None:
+    with memory_kept():
+        block = torch.ones(64 * MIB)
+        before = resident()
+        del block
+        assert resident() > before - 16 * MIB
+    assert resident() < before - 200 * MIB
+    block = torch.ones(64 * MIB)
+    before = resident()
+    del block
+    assert resident() < before - 200 * MIB, "as it was"
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.libc_ver", lambda: ("musl", ""))
+    with memory_kept():
+        block = torch.ones(64 * MIB)
+    assert block.sum() == 64 * MIB
 
 
 def test_an_error_passes_through() -> None:

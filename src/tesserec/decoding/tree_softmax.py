@@ -106,7 +106,8 @@ class TreeSoftmax(nn.Module):
         super().__init__()
         self.trie = trie
         self.share = nn.Parameter(torch.ones(trie.num_levels)) if of_items else None
-        self._means: list[Tensor] = []
+        self._placed: Sequence[tuple[Tensor, Tensor]] = ()
+        """Of each level, where the vectors of all items are at hand: vectors and unit vectors of its nodes."""
         self._kept_units: dict[int, Tensor] = {}
         self._kept_prefixes: dict[int, Tensor] = {}
         self._item_bounds = [_bounds(trie, level) for level in range(trie.num_levels)]
@@ -126,17 +127,24 @@ class TreeSoftmax(nn.Module):
 
     def train(self, mode: bool = True) -> TreeSoftmax:
         """As of every module; what was kept of the weights before is forgotten."""
-        self._kept_units, self._kept_prefixes, self._means = {}, {}, []
+        self._kept_units, self._kept_prefixes, self._placed = {}, {}, ()
         super().train(mode)
         return self
 
     def place(self, units_ND: Tensor) -> None:
         """Take the unit vectors of all items, until the next call of this or of ``train``; for ``of_items``."""
-        self._means = []
+        assert self.share is not None
+        sizes = [len(code) for code, _ in self._nodes]
+        means = []
         for path_N, bounds in zip(self.trie.paths_NL.T, self._item_bounds, strict=True):
-            counts = bounds.diff()
-            sums = units_ND.new_zeros(len(counts), units_ND.shape[1]).index_add(0, path_N, units_ND)
-            self._means.append(sums / counts[:, None])
+            sums = units_ND.new_zeros(len(bounds) - 1, units_ND.shape[1]).index_add(0, path_N, units_ND)
+            means.append(sums / bounds.diff()[:, None])
+        share = self.share.repeat_interleave(torch.tensor(sizes, device=self.share.device))[:, None]
+        # All levels at once: the gradient of a table is made once, however often it is read.
+        code, row = (torch.cat(one) for one in zip(*self._nodes, strict=True))
+        vectors = self.codes(code) + self.rows(row) + share * torch.cat(means)
+        units = F.normalize(vectors, dim=-1)
+        self._placed = list(zip(torch.split(vectors, sizes), torch.split(units, sizes), strict=True))
 
     def children_log_probs(
         self,
@@ -330,6 +338,8 @@ class TreeSoftmax(nn.Module):
 
     def _units(self, level: int, nodes: Tensor) -> Tensor:
         """Vectors of nodes of depth ``level`` + 1, scaled to length 1; outside of training all of them are kept."""
+        if self._placed:
+            return self._placed[level][1][nodes]
         if self.training or torch.is_grad_enabled():
             return F.normalize(self._vectors(level, nodes), dim=-1)
         if level not in self._kept_units:
@@ -339,11 +349,11 @@ class TreeSoftmax(nn.Module):
 
     def _vectors(self, level: int, nodes: Tensor) -> Tensor:
         """Code vector + node vector (+ share · mean of the items) of nodes of depth ``level`` + 1."""
+        if self._placed:
+            return self._placed[level][0][nodes]
+        assert self.share is None, "nodes made of items are placed first"
         code, row = self._nodes[level]
-        vectors = self.codes(code[nodes]) + self.rows(row[nodes])
-        if self.share is not None:
-            vectors = vectors + self.share[level] * self._means[level][nodes]
-        return torch.as_tensor(vectors)
+        return torch.as_tensor(self.codes(code[nodes]) + self.rows(row[nodes]))
 
 
 def _bounds(trie: Trie, level: int) -> Tensor:

@@ -51,6 +51,7 @@ class ItemEncoder(nn.Module):
         self.codes = nn.Embedding(max(sum(sizes), 1), width)
         self.content = nn.Linear(content_NF.shape[1], width, bias=False) if content_NF.shape[1] else None
         self.own = nn.Embedding(num_rows + 1, width, padding_idx=num_rows)
+        self._low_NF: Tensor | None = None
         nn.init.normal_(self.codes.weight, std=0.5 * width**-0.5)
         nn.init.normal_(self.own.weight, std=OWN_LENGTH * width**-0.5)
         if self.content is not None:
@@ -60,14 +61,27 @@ class ItemEncoder(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors [..., D] of items [...] (all ≥ 0)."""
-        row = self.row_N[items]
-        vectors = self.own(torch.where(row < 0, self.own.num_embeddings - 1, row))
-        if self.codes_NL.shape[1]:
-            vectors = vectors + self.codes(self.codes_NL[items]).sum(-2)
-        if self.content is not None:
-            vectors = vectors + self.content(self.content_NF[items])
-        return torch.as_tensor(vectors)
+        flat_X = items.flatten()
+        vectors_XD = self._vectors(self.row_N[flat_X], self.codes_NL[flat_X], self._content()[flat_X])
+        return vectors_XD.view(*items.shape, -1)
 
     def table(self) -> Tensor:
         """Vectors of all items, [N, D]."""
-        return self.forward(torch.arange(len(self.row_N), device=self.row_N.device))
+        return self._vectors(self.row_N, self.codes_NL, self._content())
+
+    def _vectors(self, row_X: Tensor, codes_XL: Tensor, content_XF: Tensor) -> Tensor:
+        vectors_XD = self.own(torch.where(row_X < 0, self.own.num_embeddings - 1, row_X))
+        if codes_XL.shape[1]:
+            vectors_XD = vectors_XD + F.embedding_bag(codes_XL, self.codes.weight, mode="sum")
+        if self.content is not None:
+            vectors_XD = vectors_XD + self.content(content_XF)
+        return torch.as_tensor(vectors_XD)
+
+    def _content(self) -> Tensor:
+        """The content in the type of the products; a copy of lower precision is made once, not every step."""
+        device = self.content_NF.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.content_NF
+        if self._low_NF is None or self._low_NF.device != self.content_NF.device:
+            self._low_NF = self.content_NF.to(torch.get_autocast_dtype(device))
+        return self._low_NF
