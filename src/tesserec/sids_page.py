@@ -37,6 +37,10 @@ MAX_GROUPS = 400
 """First codes that the map of tiles shows, the largest."""
 MAX_CHILDREN = 100
 """Second codes within each, likewise."""
+MAX_LABELS = 32
+"""Codes of the first map that have a label."""
+NUM_POPULAR = 8
+"""First codes in the table of those with most events."""
 TOP_SHARE = 0.1
 """The most popular codes whose share of the events is told."""
 
@@ -102,6 +106,7 @@ def render(data: Json) -> str:
         bars=bucket_plot(data["buckets"]),
         maps=[map_plot(one, data["system"]["first_codes"]) for one in data["maps"]],
         coherence=coherence_plot(data["codes"]["coherence"]),
+        popular=_most_popular(data["groups"]),
         named=[group for group in data["groups"] if group["words"]][:6],
     )
 
@@ -111,10 +116,10 @@ def concentration_plot(items_of_code: Sequence[int], events_of_code: Sequence[fl
 
     def path(counts: Sequence[float]) -> str:
         total, reached = max(sum(counts), 1e-12), 0.0
-        points = ["36.0,110.0"]
+        points = ["46.0,110.0"]
         for i, count in enumerate(sorted(counts, reverse=True), start=1):
             reached += count
-            points.append(f"{36 + 254 * i / len(counts):.1f},{110 - 100 * reached / total:.1f}")
+            points.append(f"{46 + 244 * i / len(counts):.1f},{110 - 100 * reached / total:.1f}")
         return " ".join(points)
 
     return {"items": path(items_of_code), "events": None if events_of_code is None else path(events_of_code)}
@@ -137,7 +142,7 @@ def bucket_plot(buckets: Sequence[Json]) -> Json:
 
 
 def coherence_plot(coherence: Sequence[Json]) -> Json:
-    """Two lines over the depth, within a prefix and at random, for cosine and for neighbours, in boxes of 300 × 130."""
+    """Two lines over the depth, within a prefix and at random, for cosine and for neighbours, in boxes of 460 × 140."""
     found = {}
     for what, within, random in (
         ("cosine", "cosine_within", "cosine_random"),
@@ -151,9 +156,9 @@ def coherence_plot(coherence: Sequence[Json]) -> Json:
             {
                 "depth": one["depth"],
                 "index": coherence.index(one),
-                "x": round(60 + 190 * (one["depth"] - 1) / max(len(coherence) - 1, 1), 1),
-                "within": round(105 - 80 * max(one[within], 0) / max(top, 1e-9), 1),
-                "random": round(105 - 80 * max(one[random], 0) / max(top, 1e-9), 1),
+                "x": round(60 + 310 * (one["depth"] - 1) / max(len(coherence) - 1, 1), 1),
+                "within": round(115 - 90 * max(one[within], 0) / max(top, 1e-9), 1),
+                "random": round(115 - 90 * max(one[random], 0) / max(top, 1e-9), 1),
             }
             for one in shown
         ]
@@ -162,8 +167,9 @@ def coherence_plot(coherence: Sequence[Json]) -> Json:
 
 
 def map_plot(one: Json, first_codes: Sequence[int]) -> Json:
-    """Where the codes of a level are drawn in a box of 560 × 400, and which of them have a label."""
-    points = one["points"]
+    """Where the codes of a level are drawn: the first, with labels, in a box of 1040 × 460, others of 500 × 300."""
+    points, first = one["points"], one["level"] == 1
+    width, height = (1040, 460) if first else (500, 300)
     low_x, low_y = (min(p[axis] for p in points) for axis in "xy")
     scale_x, scale_y = (max(max(p[axis] for p in points) - low, 1e-9) for axis, low in (("x", low_x), ("y", low_y)))
     most = max(p["items"] for p in points)
@@ -171,32 +177,38 @@ def map_plot(one: Json, first_codes: Sequence[int]) -> Json:
     dots = [
         {
             **p,
-            "cx": round(30 + 500 * (p["x"] - low_x) / scale_x, 1),
-            "cy": round(370 - 340 * (p["y"] - low_y) / scale_y, 1),
-            "r": round(3 + 13 * math.sqrt(p["items"] / most), 1),
-            "hue": round(hues[p["code"]]) if one["level"] == 1 else None,
+            "cx": round(50 + (width - 100) * (p["x"] - low_x) / scale_x, 1),
+            "cy": round(height - 24 - (height - 56) * (p["y"] - low_y) / scale_y, 1),
+            "r": round(3 + (15 if first else 9) * math.sqrt(p["items"] / most), 1),
+            "hue": round(hues[p["code"]]) if first else None,
         }
         for p in points
     ]
-    return {"dots": dots, "labels": _labels(dots) if one["level"] == 1 else []}
+    return {"width": width, "height": height, "dots": dots, "labels": _labels(dots, width) if first else []}
 
 
-def _labels(dots: Sequence[Json]) -> list[Json]:
+def _labels(dots: Sequence[Json], box_width: float) -> list[Json]:
     """The words of the largest codes, each where it covers no other label and stays in the box."""
     boxes: list[tuple[float, float, float, float]] = []
     labels: list[Json] = []
     for dot in sorted(dots, key=lambda dot: -dot["items"]):
-        if not dot["words"] or len(labels) == 16:
+        if not dot["words"] or len(labels) == MAX_LABELS:
             continue
         text = " ".join(dot["words"][:2])
-        width = 8.2 * len(text)
-        x = min(max(dot["cx"], width / 2 + 4), 556 - width / 2)
+        width = 9.0 * len(text)
+        x = min(max(dot["cx"], width / 2 + 4), box_width - 4 - width / 2)
         y = max(dot["cy"] - dot["r"] - 4, 16)
         box = (x - width / 2, y - 15, x + width / 2, y + 5)
         if all(box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in boxes):
             boxes.append(box)
             labels.append({"text": text, "x": round(x, 1), "y": round(y, 1)})
     return labels
+
+
+def _most_popular(groups: Sequence[Json]) -> list[int]:
+    """The positions of the groups with most events; none without events."""
+    order = [i for i, group in enumerate(groups) if group["events"] is not None]
+    return sorted(order, key=lambda i: -groups[i]["events"])[:NUM_POPULAR]
 
 
 def _system(sids: Sids, maps: Sequence[Json]) -> Json:

@@ -37,31 +37,44 @@ function rectangle([x, y, width, height], name) {
   return shape("rect", {class: name, x: x.toFixed(1), y: y.toFixed(1), width: Math.max(width, 0).toFixed(1), height: Math.max(height, 0).toFixed(1)});
 }
 
+// First codes of like hue stand together: eight parts of the circle, each as large as it has items.
+function parts() {
+  const found = Array.from({length: 8}, () => []);
+  for (const group of data.groups) found[Math.floor(8 * (rankOfFirst.get(group.code) ?? 0) / firstCodes.length)].push(group);
+  const size = part => part.reduce((sum, group) => sum + group.items, 0);
+  return found.filter(part => part.length).map(part => [part, size(part)]).sort((a, b) => b[1] - a[1]);
+}
+
 function drawTiles() {
   const box = byId("tiles"), width = box.clientWidth, height = box.clientHeight;
   const picture = shape("svg", {width, height});
-  squarified(data.groups.map(group => group.items), 0, 0, width, height).forEach((place, i) => {
-    const group = data.groups[i], [x, y, w, h] = place;
-    const tile = shape("g", {"data-prefix": group.code});
-    const words = group.words.join(" ");
-    tile.append(shape("title", {}, `code ${group.code}: ${group.items.toLocaleString("en")} items${words ? ` · ${words}` : ""}\n${group.titles.join("\n")}`));
-    const second = sizes.length > 1 && group.children.length ? group.children : [[0, 1]];
-    squarified(second.map(child => child[1]), x, y, w, h).forEach((part, j) => {
-      const rect = rectangle(part, "child");
-      rect.style.fill = colour([group.code, second[j][0]], group.children.length ? 1 : 0);
-      tile.append(rect);
-    });
-    tile.append(rectangle(place, "frame"));
-    label(tile, group, x, y, w, h);
-    tile.addEventListener("click", () => openBranch(group.code));
-    picture.append(tile);
+  const found = parts();
+  squarified(found.map(part => part[1]), 0, 0, width, height).forEach((place, i) => {
+    const groups = found[i][0];
+    squarified(groups.map(group => group.items), ...place).forEach((own, j) => picture.append(groupTile(groups[j], own)));
   });
   box.replaceChildren(picture);
 }
 
+function groupTile(group, place) {
+  const tile = shape("g", {"data-prefix": group.code});
+  const words = group.words.join(" "), hue = (360 * rankOfFirst.get(group.code) / firstCodes.length).toFixed(0);
+  tile.append(shape("title", {}, `code ${group.code}: ${group.items.toLocaleString("en")} items${words ? ` · ${words}` : ""}\n${group.titles.join("\n")}`));
+  const second = group.children.length ? group.children : [[0, 1]];
+  squarified(second.map(child => child[1]), ...place).forEach((part, i) => {
+    const rect = rectangle(part, "child"), light = 0.035 * Math.sin(second[i][0] * 2.4);
+    rect.style.fill = `oklch(calc(var(--tile-l) + ${light.toFixed(3)}) .09 ${hue})`;
+    tile.append(rect);
+  });
+  tile.append(rectangle(place, "frame"));
+  label(tile, group, ...place);
+  tile.addEventListener("click", () => openBranch(group.code));
+  return tile;
+}
+
 // As many of its words as fit, one a line; its number where it has none.
 function label(tile, group, x, y, width, height) {
-  const fitting = (group.words.length ? group.words : [`${group.code}`]).filter(word => word.length * 6.9 + 12 < width);
+  const fitting = (group.words.length ? group.words : [`${group.code}`]).filter(word => word.length * 8 + 12 < width);
   const lines = fitting.slice(0, Math.floor((height - 8) / 14));
   lines.forEach((word, i) => tile.append(shape("text", {x: x + 7, y: y + 17 + 14 * i}, word)));
   if (lines.length && height > 32 + 14 * lines.length && width > 64)
