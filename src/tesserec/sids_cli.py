@@ -102,6 +102,8 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show how many items have other codes than before, which ones, and why."""
+    import polars as pl
+
     from tesserec.semantic_ids.moves import moves
     from tesserec.sids import content_changes, open_sids
 
@@ -115,7 +117,8 @@ def diff(
         second.catalog.items,
         content_changes(first, second),
     )
-    found = dataclasses.replace(found, frame=found.frame.with_columns(title=_titles(found, [second, first], items)))
+    titles = pl.Series("title", _titles(found, [second, first], items), dtype=pl.String)
+    found = dataclasses.replace(found, frame=found.frame.insert_column(1, titles))
     if destination is not None:
         _write_moved(found, destination)
     if as_json:
@@ -234,7 +237,7 @@ def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
         version = f"codebooks {table.codebook_version}, table revision {table.table_revision}"
         out().print(f"{when}: {escape(one.name)}, {len(table):,} items, {version}")
     if not found.same_codebooks:
-        out().print("The codebooks are not the same: a model of the old table cannot use the new one.")
+        out().print("The codebook versions are not the same: a model of the old table cannot use the new one.")
     out().print(
         f"Of {found.churn.num_items:,} items in both, {100 * found.churn.prefixes[-1]:.1f} % have other codes, "
         f"{100 * found.churn.whole:.1f} % if the digit counts."

@@ -42,6 +42,8 @@ class CodesFile:
         For codes that come without a catalog.
         """
         ids, _ = self._table()
+        if not ids:
+            raise DataError(f"{self.path} holds no items: give at least one row")
         if None in ids:
             raise DataError(f"{self.path}: item_id is null in row {ids.index(None)}: give every row an item")
         if len(set(ids)) < len(ids):

@@ -26,9 +26,9 @@ REASONS: dict[Reason, str] = {
     "gone": "the item is not in the new table",
     "digit": "the same bucket, another collision digit",
     "content": "the item's text or vector is another",
-    "reassigned": "other codes of the same codebooks, though no change of content is known",
-    "renamed": "other codebooks: at least half of the items with its old codes have its new ones, too",
-    "regrouped": "other codebooks: it has left most of the items that it shared its old codes with",
+    "reassigned": "the same codebook version, and no change of content is known",
+    "renamed": "another codebook version: at least half of the items with its old codes have its new ones, too",
+    "regrouped": "another codebook version: it parted from most items that it shared its old codes with, or had none",
 }
 """What each reason means. Where several hold the first one is given."""
 
