@@ -174,6 +174,18 @@ def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> N
     assert "Semantic IDs of anyone (me)" in html
 
 
+def test_vectors_are_added_to_codes_of_a_file(place: Path, tmp_path: Path) -> None:
+    vectors = shop.contents().content.embeddings.vectors_ND
+    ids = [f"i{i:02}" for i in range(24)]
+    pl.DataFrame({"item_id": ids, "vector": vectors.tolist()}).write_parquet(tmp_path / "v.parquet")
+    opened = open_sids(f"{place / 'anyone.parquet'}:by=me", vectors=tmp_path / "v.parquet")
+    assert torch.allclose(opened.content.embeddings.vectors_ND, vectors, atol=1e-6)
+    arguments = ("--vectors", tmp_path / "v.parquet", "--out", tmp_path / "r.html")
+    assert run("report", place / "anyone.parquet:by=me", *arguments).exit_code == 0
+    assert 'id="codebooks"' in (tmp_path / "r.html").read_text()
+    assert "has the vectors that its codes were made from" in refused("report", place / "sids", *arguments)
+
+
 def test_places_that_hold_no_codes(place: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "codes.parquet").write_bytes(b"no parquet")

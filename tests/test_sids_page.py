@@ -24,7 +24,7 @@ from tesserec.sids_page import (
     render,
     write_sids_page,
 )
-from tesserec.types import Catalog, SemanticIds
+from tesserec.types import Catalog, ItemEmbeddings, SemanticIds
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,14 @@ def test_vectors_without_codebooks_have_maps_of_their_items(shop_sids: Sids) -> 
     data = page_data(dataclasses.replace(shop_sids, content=content, recipe=None))
     assert [one["of"] for one in data["maps"]] == ["items", "items"]
     assert "Without codebooks, a code's vector is the mean of those of its items." in render(data)
+
+
+def test_codes_with_the_same_vectors_are_one_code_in_effect() -> None:
+    table = mere_table([[0], [1], [2], [3]], (4,))
+    twins = ItemEmbeddings(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), "twins")
+    data = page_data(dataclasses.replace(table, content=Content(twins, table.semantic_ids)))
+    assert data["overlap"][0]["used_capacity"] == 4
+    assert data["overlap"][0]["effective_capacity"] == pytest.approx(2)
 
 
 def test_no_bucket_is_shared_or_a_large_catalog_is_cut(monkeypatch: pytest.MonkeyPatch, shop_sids: Sids) -> None:

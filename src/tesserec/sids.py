@@ -39,6 +39,7 @@ from tesserec.data.append import append_catalog
 from tesserec.data.catalog import align_catalog, read_catalog
 from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
+from tesserec.embedders.vectors_file import VectorsFile
 from tesserec.errors import DataError, RecipeError
 from tesserec.pipeline import extended_content, make_content, threads
 from tesserec.recipe import Recipe, parse_recipe
@@ -179,12 +180,20 @@ def write(place: Path, sids: Sids) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def open_sids(place: str | Path, items: Path | None = None, events: Path | None = None, digit: bool = False) -> Sids:
+def open_sids(
+    place: str | Path,
+    items: Path | None = None,
+    events: Path | None = None,
+    *,
+    digit: bool = False,
+    vectors: Path | None = None,
+) -> Sids:
     """The Semantic IDs at ``place``: a bundle, a folder of ``write``, or a file of codes.
 
     ``FILE:column=value`` reads the rows of a file of several tokenizers' codes. ``items`` and ``events`` replace what
-    is known of the items; ``digit`` says of a file of anybody's codes that the last one is a collision digit. Raises
-    ``DataError`` for what cannot be used, ``BundleError`` for a damaged bundle.
+    is known of the items; ``digit`` says of a file of anybody's codes that the last one is a collision digit, and
+    ``vectors`` is a file of its items' vectors, in a form that ``VectorsFile`` reads. Raises ``DataError`` for what
+    cannot be used, ``BundleError`` for a damaged bundle.
     """
     path, where = _place(str(place))
     if not path.exists():
@@ -202,6 +211,10 @@ def open_sids(place: str | Path, items: Path | None = None, events: Path | None 
     if events is not None:
         log = read_events(events, items=sids.catalog.items, unknown_items="drop")
         sids = dataclasses.replace(sids, interactions=log)
+    if vectors is not None:
+        if sids.content.embeddings is not None:
+            raise DataError(f"{path} has the vectors that its codes were made from: leave out --vectors {vectors}")
+        sids = dataclasses.replace(sids, content=Content(VectorsFile(vectors).embed(sids.catalog), sids.semantic_ids))
     return sids
 
 

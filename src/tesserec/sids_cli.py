@@ -78,6 +78,7 @@ def report(
     items: ItemsOption = None,
     events: EventsOption = None,
     *,
+    vectors: Annotated[Path | None, typer.Option(help="File of the items' vectors, for codes of a file.")] = None,
     digit: DigitOption = False,
     page: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("sids.html"),
 ) -> None:
@@ -86,7 +87,7 @@ def report(
     from tesserec.sids_page import write_sids_page
 
     with bars() as progress:
-        write_sids_page(open_sids(place, items, events, digit), page, progress)
+        write_sids_page(open_sids(place, items, events, digit=digit, vectors=vectors), page, progress)
     say(f"report: {page}")
 
 
@@ -144,7 +145,7 @@ def browse(
 
     if item is not None and prefix is not None:
         raise DataError("give either a PREFIX or --item ID")
-    sids = open_sids(place, items, events, digit)
+    sids = open_sids(place, items, events, digit=digit)
     found = _around(sids, item) if item is not None else _below(sids, _codes_of(prefix or ""))
     rows = found["rows"]
     found = {**found, "num_rows": len(rows), "rows": rows[:num_shown]}

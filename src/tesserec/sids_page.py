@@ -23,7 +23,7 @@ from torch import Tensor
 from tesserec.bundle import CODE_VERSION
 from tesserec.report import embedded, page_environment, usage_plot, write_page
 from tesserec.semantic_ids.browse import Branch, branches, words_of_groups
-from tesserec.semantic_ids.diagnostics import overlap
+from tesserec.semantic_ids.diagnostics import nearest_distance, overlap
 from tesserec.semantic_ids.report import diagnose
 from tesserec.semantic_ids.table import content_codes
 from tesserec.sids import Sids
@@ -41,6 +41,8 @@ MAX_LABELS = 32
 """Codes of the first map that have a label."""
 NUM_POPULAR = 8
 """First codes in the table of those with most events."""
+LEAST_NOISE = 1e-9
+"""Noise of the overlap where each code has a twin with the same vector: only twins are confused."""
 TOP_SHARE = 0.1
 """The most popular codes whose share of the events is told."""
 
@@ -260,14 +262,15 @@ def _buckets(sizes: dict[str, int]) -> list[Json]:
 
 
 def _overlap(sids: Sids, vectors: Sequence[tuple[str, Tensor]]) -> list[Json] | None:
-    """DRQ's figures of each level; None where there are no code vectors."""
+    """DRQ's figures of each level, with noise of a tenth of the distance of neighbours; None without code vectors."""
     if not vectors:
         return None
     codes_NL = content_codes(sids.semantic_ids)
     found = []
     for level, (_, vectors_CD) in enumerate(vectors):
         usage_C = torch.bincount(codes_NL[:, level], minlength=len(vectors_CD))
-        found.append(dataclasses.asdict(overlap(usage_C, vectors_CD)))
+        noise = max(0.1 * nearest_distance(vectors_CD[usage_C > 0]), LEAST_NOISE)
+        found.append(dataclasses.asdict(overlap(usage_C, vectors_CD, noise)))
     return found
 
 

@@ -27,8 +27,8 @@ REASONS: dict[Reason, str] = {
     "digit": "the same bucket, another collision digit",
     "content": "the item's text or vector is another",
     "reassigned": "the same codebook version, and no change of content is known",
-    "renamed": "another codebook version: at least half of the items with its old codes have its new ones, too",
-    "regrouped": "another codebook version: it parted from most items that it shared its old codes with, or had none",
+    "renamed": "another codebook version: half or more of the items with its codes up to the first change went along",
+    "regrouped": "another codebook version: it parted from most of those items, or there were none",
 }
 """What each reason means. Where several hold the first one is given."""
 
