@@ -62,6 +62,7 @@ __all__ = [
     "save_content",
     "save_report",
     "save_state",
+    "swap",
 ]
 
 CODE_VERSION = metadata.version("tesserec")
@@ -234,7 +235,7 @@ def publish(folder: Path, contents: Contents) -> Bundle:
     try:
         files = _write_files(fresh, contents)
         _write_manifest(fresh, contents, files)
-        _swap(fresh, folder)
+        swap(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Bundle.open(folder)
@@ -434,7 +435,7 @@ def _table_digest(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
-def _swap(fresh: Path, folder: Path) -> None:
+def swap(fresh: Path, folder: Path) -> None:
     """Rename ``fresh`` to ``folder``; what was there is moved aside first and then deleted."""
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():

@@ -1,4 +1,4 @@
-"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | bench | split``.
+"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | bench | split | sids``.
 
 Results go to standard output (``--json`` makes them JSON), progress and messages to standard error. What a caller can
 do something about is one line, ``error: …``, and exit code 2; a training stopped by Ctrl-C is exit code 130 and goes on
@@ -8,23 +8,21 @@ when the same command is given again. Commands import what they need when they r
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
 from tesserec.errors import DataError, RecipeError, TesserecError, TrainingInterrupted
+from tesserec.sids_cli import sids_app
+from tesserec.terminal import bars, out, print_json, say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,14 +32,11 @@ if TYPE_CHECKING:
     from tesserec.evaluation.report import Report
     from tesserec.recipe import Recipe
     from tesserec.recommender import Recommender
-    from tesserec.types import Progress
 
 __all__ = ["app", "main"]
 
 STOPPED = 130
 """Exit code after Ctrl-C, as shells have it."""
-WIDTH = 150
-"""Columns of a table that goes to a file or a pipe."""
 
 
 class Commands(TyperGroup):
@@ -52,10 +47,10 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except TrainingInterrupted as error:
-            _say(f"stopped: {error}")
+            say(f"stopped: {error}")
             ctx.exit(STOPPED)
         except TesserecError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             ctx.exit(2)
 
 
@@ -68,6 +63,7 @@ app = typer.Typer(
 )
 split_app = typer.Typer(no_args_is_help=True, help="Splits as files, so that anyone's output can be judged on them.")
 app.add_typer(split_app, name="split")
+app.add_typer(sids_app, name="sids")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `tesserec fit` wrote.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -88,13 +84,13 @@ def doctor(as_json: JsonOption = False) -> None:
 
     checks = examine()
     if as_json:
-        _print_json([dataclasses.asdict(check) for check in checks])
+        print_json([dataclasses.asdict(check) for check in checks])
         return
     table = Table(show_header=False, box=None)
     signs = {"ok": "[green]✓[/]", "optional": "[dim]–[/]", "low": "[yellow]![/]"}
     for check in checks:
         table.add_row(signs[check.state], escape(check.name), check.found, f"[dim]{escape(check.remedy)}[/]")
-    _out().print(table)
+    out().print(table)
 
 
 @app.command()
@@ -117,22 +113,22 @@ def fit(
     if since is not None and (events is None or recipe is not None):
         raise RecipeError("--from BUNDLE needs --events FILE, the events since then, and takes no recipe: it has one")
     try:
-        with _bars() as progress:
+        with bars() as progress:
             if since is not None and events is not None:
                 before = Recommender.load(since)
-                fitted = before.updated(events, items, out=bundle, progress=progress, tell=_say)
+                fitted = before.updated(events, items, out=bundle, progress=progress, tell=say)
             else:
                 chosen = _recipe(recipe, seed, device)
                 fitted = Recommender.fit(
-                    events, items, recipe=chosen, out=bundle, again=again, progress=progress, tell=_say
+                    events, items, recipe=chosen, out=bundle, again=again, progress=progress, tell=say
                 )
     except KeyboardInterrupt:
-        _say(f"stopped: what is finished is in {work_folder_of(bundle)}; the same command goes on from there")
+        say(f"stopped: what is finished is in {work_folder_of(bundle)}; the same command goes on from there")
         raise typer.Exit(STOPPED) from None
     _print_reports(fitted.contents, as_json)
     if page is not None:
         _write_page(fitted, page)
-    _say(f"bundle: {bundle}")
+    say(f"bundle: {bundle}")
 
 
 @app.command()
@@ -149,7 +145,7 @@ def evaluate(
         from tesserec.pipeline import judge_holdout
 
         contents = Bundle.open(bundle).contents()
-        with _bars() as progress:
+        with bars() as progress:
             own = judge_holdout(contents, progress)
         reports = {**contents.reports, contents.method: own}
         _print_reports(dataclasses.replace(contents, reports=reports), as_json)
@@ -158,7 +154,7 @@ def evaluate(
 
         report = judge(scores, split, ks=tuple(ks or (5, 10)))
         if as_json:
-            _print_json(report.to_dict())
+            print_json(report.to_dict())
         else:
             _print_tables([report], f"ndcg{max(ks or (10,))}")
     else:
@@ -206,7 +202,7 @@ def recommend(
     if as_json:
         rows = found.drop("user_id", "note").to_dicts()
         shown = {"history": past[-20:], "history_length": len(past)}
-        _print_json({"user_id": user, "note": found["note"].first(), **shown, "items": rows})
+        print_json({"user_id": user, "note": found["note"].first(), **shown, "items": rows})
     else:
         _print_list(recommender, user, past, found, explain)
 
@@ -224,7 +220,7 @@ def compare(
     own = _report_at(first)
     tests = [paired_test(own, _report_at(other), metric) for other in others]
     if as_json:
-        _print_json([dataclasses.asdict(test) for test in tests])
+        print_json([dataclasses.asdict(test) for test in tests])
     else:
         _print_differences(tests)
 
@@ -263,14 +259,14 @@ def bench(
             typer.echo(f"{'done' if run.name in done else 'to do'}\t{run.name}")
         return
     try:
-        failed = carry_out(runs, Places(suite, results, work), jobs, _say)
+        failed = carry_out(runs, Places(suite, results, work), jobs, say)
     except KeyboardInterrupt:
-        _say(f"stopped: checkpoints are in {work}; the same command goes on from there")
+        say(f"stopped: checkpoints are in {work}; the same command goes on from there")
         raise typer.Exit(STOPPED) from None
     lines = lines_of(results)
     _print_runs([lines[run.name] for run in runs if run.name in lines and run.name not in failed])
     for name, error in failed.items():
-        _say(f"failed: {name}: {error}")
+        say(f"failed: {name}: {error}")
     if failed:
         raise typer.Exit(1)
 
@@ -294,7 +290,7 @@ def split_export(
         chosen = read_recipe(source)
         (interactions, _), config = read_data(chosen.data), chosen.split
     export_split(split(interactions, config), folder)
-    _say(f"split: {folder}")
+    say(f"split: {folder}")
 
 
 def _recipe(path: Path | None, seed: int | None, device: str | None) -> Recipe | None:
@@ -318,7 +314,7 @@ def _write_lists(lists: Callable[..., Iterator[pl.DataFrame]], destination: Path
     part = destination.with_name(f".{destination.name}.part")
     destination.parent.mkdir(parents=True, exist_ok=True)
     writer, rows = None, 0
-    with _bars() as progress:
+    with bars() as progress:
         try:
             for frame in lists(explain=explain, progress=progress):
                 table = frame.to_arrow()
@@ -329,7 +325,7 @@ def _write_lists(lists: Callable[..., Iterator[pl.DataFrame]], destination: Path
             if writer is not None:
                 writer.close()
     part.replace(destination)
-    _say(f"{rows:,} recommendations: {destination}")
+    say(f"{rows:,} recommendations: {destination}")
 
 
 def _users_in(path: Path) -> list[Any]:
@@ -374,9 +370,9 @@ def _report_at(place: str) -> Report:
 def _write_page(recommender: Recommender, page: Path) -> None:
     from tesserec.report import write_report
 
-    with _bars() as progress:
+    with bars() as progress:
         write_report(recommender, page, progress)
-    _say(f"report: {page}")
+    say(f"report: {page}")
 
 
 def _print_reports(contents: Contents, as_json: bool) -> None:
@@ -390,7 +386,7 @@ def _print_reports(contents: Contents, as_json: bool) -> None:
     if as_json:
         reports = {name: one.to_dict() for name, one in contents.reports.items()}
         differences = [dataclasses.asdict(test) for test in tests]
-        _print_json({"method": contents.method, "reports": reports, "differences": differences})
+        print_json({"method": contents.method, "reports": reports, "differences": differences})
         return
     equal = [name for name, record in contents.records.items() if record.equal_training_time]
     marked = [
@@ -400,7 +396,7 @@ def _print_reports(contents: Contents, as_json: bool) -> None:
     _print_tables(marked, metric)
     if equal:
         seconds = contents.records[contents.method].training_s
-        _out().print(f"† at equal training time: stopped after the {seconds:,.0f} s of training steps of {own.label}")
+        out().print(f"† at equal training time: stopped after the {seconds:,.0f} s of training steps of {own.label}")
     if tests:
         _print_differences(tests)
 
@@ -408,8 +404,8 @@ def _print_reports(contents: Contents, as_json: bool) -> None:
 def _print_tables(reports: list[Report], metric: str) -> None:
     from tesserec.evaluation.tables import metrics_table, slices_table
 
-    _out().print(metrics_table(reports, [metric.replace("ndcg", "recall"), metric]))
-    _out().print(slices_table(reports[:1] + sorted(reports[1:], key=lambda one: -one.metrics[metric].mean)[:1], metric))
+    out().print(metrics_table(reports, [metric.replace("ndcg", "recall"), metric]))
+    out().print(slices_table(reports[:1] + sorted(reports[1:], key=lambda one: -one.metrics[metric].mean)[:1], metric))
 
 
 def _print_runs(lines: Sequence[dict[str, Any]]) -> None:
@@ -421,19 +417,19 @@ def _print_runs(lines: Sequence[dict[str, Any]]) -> None:
         for name, metrics in line["metrics"].items():
             figures = [f"{metrics[metric]:.4f}" for metric in ("ndcg10", "recall10")]
             table.add_row(line["run"], name, *figures, f"{line['train_cpu_s']:,.1f}")
-    _out().print(table)
+    out().print(table)
 
 
 def _print_differences(tests: Sequence[PairedTest]) -> None:
     first = tests[0]
-    _out().print(f"{first.first}: difference in {first.metric} on the same {first.num_requests:,} requests")
+    out().print(f"{first.first}: difference in {first.metric} on the same {first.num_requests:,} requests")
     table = Table("against")
     for heading in ("difference", "95 % interval", "p"):
         table.add_column(heading, justify="right")
     for test in tests:
         interval = rf"\[{test.low:+.4f}, {test.high:+.4f}]"
         table.add_row(escape(test.second), f"{test.difference:+.4f}", interval, f"{test.p_value:.4f}")
-    _out().print(table)
+    out().print(table)
 
 
 def _print_list(
@@ -443,52 +439,18 @@ def _print_list(
     catalog = recommender.contents.catalog
     titles = [catalog.titles[i] for i in catalog.items.index(past[-5:], "item").tolist()]
     who = "somebody new" if user is None else f"user {user}"
-    _out().print(f"{who}, {len(past)} events" + (f", the last: {escape('; '.join(titles))}" if titles else ""))
+    out().print(f"{who}, {len(past)} events" + (f", the last: {escape('; '.join(titles))}" if titles else ""))
     for note in found["note"].drop_nulls()[:1]:
-        _out().print(f"note: {note}")
+        out().print(f"note: {note}")
     evidence = [name for name in found.columns[6:] if explain]
     table = Table("rank", "item_id", "title", "score", *evidence)
     for row in found.iter_rows(named=True):
         more = [f"{row[name] + 0:.4g}" if isinstance(row[name], float) else str(row[name]) for name in evidence]
         table.add_row(str(row["rank"]), escape(str(row["item_id"])), escape(row["title"]), f"{row['score']:.4g}", *more)
-    _out().print(table)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _out() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-
-
-def _say(line: str) -> None:
-    """One line to a person, on standard error."""
-    typer.echo(" ".join(line.split()), err=True)
+    out().print(table)
 
 
 def _warning_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     return f"warning: {message}"
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar for each task, on a terminal; nothing where there is none."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars = Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
-    bars.disable = not console.is_terminal
-    known: dict[str, Any] = {}
-
-    def progress(task: str, done: float, total: float, note: str = "") -> None:
-        if task not in known:
-            known[task] = bars.add_task(task, total=total, note=note)
-        bars.update(known[task], completed=done, total=total, note=note)
-
-    with bars:
-        yield progress

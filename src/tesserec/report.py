@@ -27,7 +27,7 @@ from tesserec.recommender import Recommender
 from tesserec.semantic_ids.report import diagnose
 from tesserec.types import NO_TIME, PAD, Holdout, Progress, silent
 
-__all__ = ["page_data", "render", "write_report"]
+__all__ = ["embedded", "page_data", "page_environment", "render", "usage_plot", "write_page", "write_report"]
 
 MAX_ITEMS = 20_000
 """Items that a page carries, the most popular ones, so that it opens in any browser."""
@@ -43,7 +43,11 @@ Json = dict[str, Any]
 
 def write_report(recommender: Recommender, page: Path, progress: Progress = silent) -> None:
     """Write the page of a system to the file ``page``; its folder is made if need be."""
-    html = render(page_data(recommender, progress))
+    write_page(render(page_data(recommender, progress)), page)
+
+
+def write_page(html: str, page: Path) -> None:
+    """Write a page to the file ``page``, which appears when it is complete; its folder is made if need be."""
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.part")
     partial.write_text(html, encoding="utf-8")
@@ -79,21 +83,14 @@ def page_data(recommender: Recommender, progress: Progress = silent) -> Json:
 
 def render(data: Json) -> str:
     """The page of ``page_data`` as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tesserec"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment()
     environment.filters |= {"day": _day, "cost": _cost}
     method = data["system"]["method"]
     k = max(int(name.removeprefix("ndcg")) for name in data["reports"][method]["metrics"] if name.startswith("ndcg"))
     best = _best_baseline(data, f"ndcg{k}")
     return environment.get_template("report.html.j2").render(
         data=data,
-        # a title that holds "</script>" must not end the script element
-        embedded=json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
+        embedded=embedded(data),
         method=method,
         k=k,
         plots=[interval_plot(data, metric) for metric in (f"ndcg{k}", f"recall{k}")],
@@ -104,6 +101,22 @@ def render(data: Json) -> str:
         best=best,
         test=None if best is None else data["differences"][f"ndcg{k}"][best],
     )
+
+
+def page_environment() -> jinja2.Environment:
+    """What finds and fills the templates of pages."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tesserec"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def embedded(data: Json) -> str:
+    """The data of a page as JSON inside its HTML; a title that holds "</script>" does not end the script element."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def interval_plot(data: Json, metric: str) -> Json:

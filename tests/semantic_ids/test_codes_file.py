@@ -109,3 +109,55 @@ def test_is_named_in_a_recipe(tmp_path):
     assert build(CodesFile, {"path": "x.json", "codebook_sizes": [4, 4]}, "semantic_ids").codebook_sizes == (4, 4)
     with pytest.raises(RecipeError, match=r"semantic_ids.codebook_sizes.*0"):
         build(CodesFile, {"path": "x.json", "codebook_sizes": [0]}, "semantic_ids")
+
+
+def several(tmp_path):
+    path = tmp_path / "several.parquet"
+    rows = {"item_id": [7, 5, 7, 5], "method": ["one", "one", "two", "two"], "codes": [[0, 1], [1, 1], [2], [3]]}
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def test_rows_of_one_tokenizer_are_chosen(tmp_path):
+    for method, codes in (("one", [[0, 1], [1, 1]]), ("two", [[2], [3]])):
+        source = CodesFile(path=several(tmp_path), where={"method": method})
+        assert source.items().ids.to_pylist() == [7, 5]
+        assert source.read(source.items())[0].tolist() == codes
+    assert CodesFile(path=several(tmp_path), where={"item_id": "5", "method": "two"}).items().ids.to_pylist() == [5]
+    assert build(CodesFile, {"path": "x.csv", "where": {"method": "one"}}, "semantic_ids").where == {"method": "one"}
+
+
+def test_items_come_in_the_order_of_the_file(tmp_path):
+    assert write_json(tmp_path, CODES).items().ids.to_pylist() == ["b", "a", "z"]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({}, r"has 4 rows of 2 items, item 7 for one is in several: keep one row an item, or choose rows"),
+        ({"metod": "one"}, r"several.parquet has no column 'metod'; did you mean method\?"),
+        ({"method": "ones"}, r"has no row with method = 'ones'; did you mean one\?"),
+    ],
+)
+def test_rows_that_cannot_be_chosen(tmp_path, where, message):
+    with pytest.raises(DataError, match=message):
+        CodesFile(path=several(tmp_path), where=where).items()
+
+
+def test_files_without_usable_items_are_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no items: give at least one row"):
+        write_json(tmp_path, {}).items()
+    pl.DataFrame({"item_id": ["a", None], "codes": [[1], [2]]}).write_parquet(tmp_path / "null.parquet")
+    with pytest.raises(DataError, match="item_id is null in row 1: give every row an item"):
+        CodesFile(path=tmp_path / "null.parquet").items()
+    with pytest.raises(DataError, match="which has no columns to choose rows by"):
+        CodesFile(path=tmp_path / "codes.json", where={"method": "one"}).items()
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    (tmp_path / "codes.json").write_text("{")
+    (tmp_path / "codes.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match=r"codes.json is not readable as JSON"):
+        CodesFile(path=tmp_path / "codes.json").read(ITEMS)
+    with pytest.raises(DataError, match=r"codes.parquet is not readable as PARQUET"):
+        CodesFile(path=tmp_path / "codes.parquet").read(ITEMS)

@@ -2,13 +2,15 @@
 
 Three layouts are read. Parquet or CSV with ``item_id`` and either a list column ``codes`` (Parquet) or columns
 ``code_0``, ``code_1``, …; JSON of the form ``{"item id": [3, 14, 15], …}``. Items that are not in the
-catalog are skipped.
+catalog are skipped. A table with the codes of several tokenizers, one a row, is read with ``where``.
 """
 
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tesserec.config import Field, component
+from tesserec.config import Field, component, did_you_mean
 from tesserec.errors import DataError
 from tesserec.types import Vocabulary
 
@@ -31,6 +33,27 @@ class CodesFile:
     """A ``.parquet``, ``.csv``, ``.tsv`` or ``.json`` file."""
     codebook_sizes: tuple[Annotated[int, Field(gt=0)], ...] | None = None
     """Codes at each level; one more than the largest code of the catalog's items where this is not given."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Column → the value, as text, of the rows to read; all rows where this is empty. Not for JSON."""
+
+    def items(self) -> Vocabulary:
+        """The items of the file, in its order; raises ``DataError`` where one is in several rows, or no rows are left.
+
+        For codes that come without a catalog.
+        """
+        ids, _ = self._table()
+        if not ids:
+            raise DataError(f"{self.path} holds no items: give at least one row")
+        if None in ids:
+            raise DataError(f"{self.path}: item_id is null in row {ids.index(None)}: give every row an item")
+        if len(set(ids)) < len(ids):
+            twice = next(item for item, number in Counter(ids).items() if number > 1)
+            raise DataError(
+                f"{self.path} has {len(ids)} rows of {len(set(ids))} items, item {twice!r} for one is in several: keep "
+                'one row an item, or choose rows by another column (where = { column = "value" } in a recipe, '
+                "FILE:column=value on the command line)"
+            )
+        return Vocabulary.of(ids)
 
     def read(self, items: Vocabulary) -> tuple[Tensor, tuple[int, ...], str]:
         """(codes [N, L] int64 in the order of ``items``, codebook sizes, a hash of ids and codes).
@@ -65,11 +88,21 @@ class CodesFile:
             raise DataError(f"there is no file {self.path}: give the path of a file with the codes of the items")
         reader = readers[self.path.suffix]
         if reader is None:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if self.where:
+                raise DataError(f"{self.path} is JSON, which has no columns to choose rows by: leave out {self.where}")
+            try:
+                content = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(f"{self.path} is not readable as JSON: {error}") from None
             if not isinstance(content, dict):
                 raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
             return list(content), list(content.values())
-        return self._columns(reader(self.path))
+        try:
+            frame = reader(self.path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{self.path} is not readable as {self.path.suffix[1:].upper()}: {reason}") from None
+        return self._columns(frame)
 
     def _columns(self, frame: pl.DataFrame) -> tuple[list[Any], Sequence[Any]]:
         numbered = sorted((c for c in frame.columns if re.fullmatch(r"code_\d+", c)), key=lambda c: int(c[5:]))
@@ -77,8 +110,20 @@ class CodesFile:
             raise DataError(
                 f"{self.path} has columns {frame.columns}: expected item_id and either codes or code_0, code_1, …"
             )
+        frame = self._chosen(frame)
         ids = frame["item_id"].to_list()
         return ids, frame["codes"].to_list() if "codes" in frame.columns else frame.select(numbered).rows()
+
+    def _chosen(self, frame: pl.DataFrame) -> pl.DataFrame:
+        for column, value in self.where.items():
+            if column not in frame.columns:
+                raise DataError(f"{self.path} has no column {column!r}{did_you_mean(column, frame.columns)}")
+            texts = frame[column].cast(pl.String)
+            frame = frame.filter(texts == value)
+            if not len(frame):
+                known = texts.drop_nulls().unique(maintain_order=True).head(20).to_list()
+                raise DataError(f"{self.path} has no row with {column} = {value!r}{did_you_mean(value, known)}")
+        return frame
 
     def _checked(self, item: Any, codes: Any, example: Any) -> list[int]:
         if not isinstance(codes, list | tuple) or not codes:

@@ -30,6 +30,7 @@ __all__ = [
     "build_semantic_ids",
     "content_codes",
     "groups",
+    "is_semantic_ids",
     "load_semantic_ids",
     "remove_items",
     "save_semantic_ids",
@@ -143,6 +144,14 @@ def save_semantic_ids(path: Path, semantic_ids: SemanticIds, items: Vocabulary) 
     codes = pa.FixedSizeListArray.from_arrays(flat, semantic_ids.num_levels)
     table = pa.table({"item_id": items.ids, "codes": codes})
     pq.write_table(table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()}), path)
+
+
+def is_semantic_ids(path: Path) -> bool:
+    """Whether ``save_semantic_ids`` wrote a file; raises ``DataError`` where it is not readable as Parquet."""
+    try:
+        return _METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not readable as Parquet: {error}") from None
 
 
 def load_semantic_ids(path: Path, items: Vocabulary, codebook_version: str | None = None) -> SemanticIds:

@@ -1,0 +1,300 @@
+"""Semantic IDs without a retriever: made by a recipe, kept in a folder, or opened from wherever they are.
+
+What ``write`` makes is the part of a bundle that has to do with items, in the same files:
+
+    semantic_ids.parquet      the code tuple of each item, with versions
+    codebooks.safetensors     the fitted quantizer, for the codes of new items; not for codes of the user's own
+    embedder.safetensors      what the embedder needs to place new items
+    embeddings.safetensors    vectors of the items
+    catalog.parquet           ids, titles and attributes of the items, in the order of the codes
+    users.parquet             ids of the users, and
+    events.parquet            the events, dense
+    recipe.json               the recipe
+
+``open_sids`` reads such a folder, a bundle, a table that ``tesserec`` wrote, or a table of anybody's codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from tesserec.bundle import Bundle, Content, load_content, load_interactions, save_content, save_interactions, swap
+from tesserec.config import fresh
+from tesserec.data.append import append_catalog
+from tesserec.data.catalog import align_catalog, read_catalog
+from tesserec.data.interactions import read_events
+from tesserec.data.splits import split
+from tesserec.embedders.vectors_file import VectorsFile
+from tesserec.errors import DataError, RecipeError
+from tesserec.pipeline import extended_content, make_content, threads
+from tesserec.recipe import Recipe, parse_recipe
+from tesserec.semantic_ids.codes_file import CodesFile
+from tesserec.semantic_ids.diagnostics import code_vectors
+from tesserec.semantic_ids.residual import fingerprint
+from tesserec.semantic_ids.table import (
+    build_semantic_ids,
+    content_codes,
+    is_semantic_ids,
+    load_semantic_ids,
+    save_semantic_ids,
+)
+from tesserec.types import Catalog, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
+
+__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "open_sids", "write"]
+
+TABLE = "semantic_ids.parquet"
+
+
+@dataclass(frozen=True)
+class Sids:
+    """A table of Semantic IDs and what is known of its items; the catalog and the events have the table's items."""
+
+    name: str
+    semantic_ids: SemanticIds
+    catalog: Catalog
+    interactions: Interactions | None = None
+    content: Content = dataclasses.field(default_factory=Content)
+    """Vectors and states, where there are any."""
+    recipe: Mapping[str, Any] | None = None
+    """The recipe that made them; None for a mere table."""
+
+    @cached_property
+    def quantizer(self) -> Quantizer | None:
+        """The fitted quantizer; None for codes that came without one."""
+        if self.recipe is None or self.content.codebooks is None:
+            return None
+        quantizer = parse_recipe(self.recipe).quantizer
+        assert isinstance(quantizer, Quantizer), "codes of the user's own have no codebooks"
+        quantizer = fresh(quantizer)
+        quantizer.restore(self.content.codebooks)
+        return quantizer
+
+    @cached_property
+    def events_N(self) -> Tensor | None:
+        """Number of events of each item, [N] int64; None without events."""
+        return None if self.interactions is None else self.interactions.item_counts()
+
+    def code_vectors(self) -> list[tuple[str, Tensor]]:
+        """For each level what its vectors are, "codebook" or "items", and the vectors themselves, [C, D].
+
+        Those of the quantizer, where it has a codebook a level, else the mean vectors of the items of each code. Empty
+        where there are neither.
+        """
+        codes_NL, sizes = content_codes(self.semantic_ids), self.semantic_ids.codebook_sizes
+        tensors = {} if self.content.codebooks is None else self.content.codebooks.tensors
+        found = []
+        for level in range(codes_NL.shape[1]):
+            names = [name for name in (f"codebook_{level}", f"codebooks.{level}") if name in tensors]
+            if names and len(tensors[names[0]]) == sizes[level]:
+                found.append(("codebook", tensors[names[0]].double()))
+            elif self.content.embeddings is not None:
+                vectors_ND = self.content.embeddings.vectors_ND
+                found.append(("items", code_vectors(codes_NL[:, level], vectors_ND, sizes[level])))
+        return found
+
+
+def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progress: Progress = silent) -> Sids:
+    """The Semantic IDs of a recipe, those that ``tesserec.pipeline.fit`` would use; no retriever is fitted.
+
+    What learns from events learns from the training events of the recipe's split. Raises ``RecipeError`` where the
+    recipe makes no Semantic IDs, and whatever embedder and quantizer raise.
+    """
+    if recipe.quantizer is None:
+        raise RecipeError(
+            "the recipe has no [semantic_ids], which is what is to be fitted: add one, such as "
+            'class = "tesserec.semantic_ids.rq_kmeans:ResidualKMeans"'
+        )
+    with threads(recipe.fit.num_threads):
+        content = make_content(recipe, catalog, split(interactions, recipe.split).train, progress)
+    assert content.semantic_ids is not None, "the recipe has a quantizer"
+    return Sids("", content.semantic_ids, catalog, interactions, content, recipe.table())
+
+
+def extend_sids(sids: Sids, later: Catalog) -> Sids:
+    """The Semantic IDs with the items of ``later`` that they lack, coded by the frozen codebooks.
+
+    Raises ``DataError`` for codes without a recipe, and where there is no item to add.
+    """
+    if sids.recipe is None:
+        raise DataError(f"{sids.name} is a mere table: new items need what `tesserec sids fit` writes to a folder")
+    catalog = append_catalog(sids.catalog, later)
+    if len(catalog) == len(sids.catalog):
+        raise DataError(f"all {len(later)} items given are among the {len(catalog)} known: there is nothing to add")
+    content = extended_content(parse_recipe(sids.recipe), sids.content, catalog)
+    assert content.semantic_ids is not None, "there were codes"
+    log = None if sids.interactions is None else dataclasses.replace(sids.interactions, items=catalog.items)
+    return dataclasses.replace(
+        sids, semantic_ids=content.semantic_ids, catalog=catalog, interactions=log, content=content
+    )
+
+
+def check_place(place: Path) -> None:
+    """Raise ``DataError`` where Semantic IDs must not be written: over anything but earlier ones."""
+    if place.suffix == ".parquet":
+        if place.is_dir():
+            raise DataError(f"{place} is a folder: choose another place, or name a folder without the ending .parquet")
+    elif place.exists() and (
+        not place.is_dir() or (any(place.iterdir()) and ((place / "manifest.json").exists() or not _is_folder(place)))
+    ):
+        raise DataError(f"{place} exists and is no folder of `tesserec sids fit`: choose another place")
+
+
+def write(place: Path, sids: Sids) -> None:
+    """Write the table alone, where ``place`` ends in .parquet, or the whole folder; what was there is replaced.
+
+    Written beside and renamed. Raises ``DataError`` where ``place`` holds something else.
+    """
+    check_place(place)
+    new = place.with_name(f".{place.name}.new-{os.getpid()}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix == ".parquet":
+        save_semantic_ids(new, sids.semantic_ids, sids.catalog.items)
+        new.replace(place)
+        return
+    new.mkdir()
+    try:
+        save_content(new, sids.content, sids.catalog.items)
+        sids.catalog.frame.write_parquet(new / "catalog.parquet", compression="zstd")
+        if sids.interactions is not None:
+            users = pa.table({"user_id": sids.interactions.users.ids})
+            pq.write_table(users, new / "users.parquet", compression="zstd")
+            save_interactions(new / "events.parquet", sids.interactions)
+        (new / "recipe.json").write_text(json.dumps(sids.recipe, indent=1), encoding="utf-8")
+        swap(new, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def open_sids(
+    place: str | Path,
+    items: Path | None = None,
+    events: Path | None = None,
+    *,
+    digit: bool = False,
+    vectors: Path | None = None,
+) -> Sids:
+    """The Semantic IDs at ``place``: a bundle, a folder of ``write``, or a file of codes.
+
+    ``FILE:column=value`` reads the rows of a file of several tokenizers' codes. ``items`` and ``events`` replace what
+    is known of the items; ``digit`` says of a file of anybody's codes that the last one is a collision digit, and
+    ``vectors`` is a file of its items' vectors, in a form that ``VectorsFile`` reads. Raises ``DataError`` for what
+    cannot be used, ``BundleError`` for a damaged bundle.
+    """
+    path, where = _place(str(place))
+    if not path.exists():
+        raise DataError(
+            f"there is nothing at {path}: give a bundle, a folder of `tesserec sids fit` or a file of codes"
+        )
+    if path.is_dir():
+        if digit or where:
+            raise DataError(f"{path} is a folder, which knows its digit and its rows: leave out --digit and :column=…")
+        sids = _opened_bundle(path) if (path / "manifest.json").is_file() else _opened_folder(path)
+    else:
+        sids = _opened_file(path, where, digit)
+    if items is not None:
+        sids = dataclasses.replace(sids, catalog=align_catalog(read_catalog(items), sids.catalog.items))
+    if events is not None:
+        log = read_events(events, items=sids.catalog.items, unknown_items="drop")
+        sids = dataclasses.replace(sids, interactions=log)
+    if vectors is not None:
+        if sids.content.embeddings is not None:
+            raise DataError(f"{path} has the vectors that its codes were made from: leave out --vectors {vectors}")
+        sids = dataclasses.replace(sids, content=Content(VectorsFile(vectors).embed(sids.catalog), sids.semantic_ids))
+    return sids
+
+
+def content_changes(old: Sids, new: Sids) -> Tensor | None:
+    """Whether each item of ``new`` has another content than in ``old``, bool; false for new items.
+
+    Texts are compared where both catalogs have some, else vectors where one fitted embedder made both; None where
+    there is nothing to compare.
+    """
+    old_N = old.catalog.items.find(new.catalog.items.ids.to_pylist())
+    if any(old.catalog.texts) and any(new.catalog.texts):
+        before, after = old.catalog.texts, new.catalog.texts
+        pairs = zip(old_N.tolist(), after, strict=True)
+        return torch.tensor([row >= 0 and before[row] != text for row, text in pairs])
+    first, second = old.content, new.content
+    if first.embedder is None or second.embedder is None or fingerprint(first.embedder) != fingerprint(second.embedder):
+        return None
+    assert first.embeddings is not None, "an embedder has made embeddings"
+    assert second.embeddings is not None, "an embedder has made embeddings"
+    differs_N = (first.embeddings.vectors_ND[old_N] != second.embeddings.vectors_ND).any(1)
+    return differs_N & (old_N >= 0)
+
+
+def _place(text: str) -> tuple[Path, dict[str, str]]:
+    if not Path(text).exists() and "=" in text.rpartition(":")[2]:
+        path, _, choice = text.rpartition(":")
+        column, _, value = choice.partition("=")
+        return Path(path), {column: value}
+    return Path(text), {}
+
+
+def _is_folder(path: Path) -> bool:
+    return (path / TABLE).is_file() and (path / "recipe.json").is_file()
+
+
+def _opened_bundle(path: Path) -> Sids:
+    bundle = Bundle.open(path)
+    if bundle.content.semantic_ids is None:
+        raise DataError(f"{path} is a bundle without Semantic IDs: give one whose recipe has [semantic_ids]")
+    log = dataclasses.replace(bundle.interactions, items=bundle.catalog.items)  # those of the fit, then those added
+    return Sids(path.name, bundle.content.semantic_ids, bundle.catalog, log, bundle.content, bundle.manifest.recipe)
+
+
+def _opened_folder(path: Path) -> Sids:
+    if not _is_folder(path):
+        raise DataError(f"{path} is neither a bundle nor what `tesserec sids fit` writes: give one, or a file of codes")
+    log = None
+    try:
+        items = _column(path / TABLE, "item_id")
+        content = load_content(path, items)
+        catalog = Catalog(items, pl.read_parquet(path / "catalog.parquet"))
+        recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
+        if (path / "events.parquet").is_file():
+            log = load_interactions(path / "events.parquet", _column(path / "users.parquet", "user_id"), items)
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged ({_first_line(error)}): run `tesserec sids fit` again") from None
+    assert content.semantic_ids is not None, "the table is there"
+    return Sids(path.name, content.semantic_ids, catalog, log, content, recipe)
+
+
+def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
+    if path.suffix == ".parquet" and path.is_file() and is_semantic_ids(path):
+        if digit or where:
+            raise DataError(f"{path} knows its digit and has one row an item: leave out --digit and :column=…")
+        items = _column(path, "item_id")
+        table = load_semantic_ids(path, items)
+    else:
+        source = CodesFile(path, where=where)
+        items = source.items()
+        codes_NL, sizes, content = source.read(items)
+        if digit and len(sizes) == 1:
+            raise DataError(f"{path} has one code an item, which cannot be a collision digit: leave out --digit")
+        table = dataclasses.replace(build_semantic_ids(codes_NL, sizes, content, "bucket"), has_digit=digit)
+    name = f"{path.stem} ({', '.join(where.values())})" if where else path.stem
+    return Sids(name, table, Catalog(items, pl.DataFrame({"item_id": pl.Series(items.ids)})))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _column(path: Path, name: str) -> Vocabulary:
+    return Vocabulary(pq.read_table(path, columns=[name])[name].combine_chunks())

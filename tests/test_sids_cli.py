@@ -1,0 +1,347 @@
+"""The commands about Semantic IDs, run as their users run them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import shop
+from tesserec.bundle import publish
+from tesserec.cli import app
+from tesserec.pipeline import fit as fit_system
+from tesserec.recipe import parse_recipe
+from tesserec.semantic_ids import churn, diagnose, expand
+from tesserec.sids import open_sids
+
+RECIPE = """
+seed = 3
+[data]
+events = "events.csv"
+items = "items.csv"
+positive_kinds = ["purchase"]
+[embedder]
+class = "tesserec.embedders.tfidf_svd:TfidfSVD"
+num_features = 8
+[semantic_ids]
+class = "tesserec.semantic_ids.rq_kmeans:ResidualKMeans"
+num_levels = 2
+codebook_size = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with events, items, a recipe without a retriever, the shop's bundle, and its Semantic IDs."""
+    folder = tmp_path_factory.mktemp("sids")
+    shop.events().write_csv(folder / "events.csv")
+    shop.items().write_csv(folder / "items.csv")
+    (folder / "r.toml").write_text(RECIPE)
+    publish(folder / "shop", shop.contents())
+    assert run("fit", folder / "r.toml", "--out", folder / "sids").exit_code == 0
+    codes = shop.contents().content.semantic_ids.codes_NL.tolist()
+    rows = [{"item_id": f"i{i:02}", "by": by, "codes": own[:2]} for i, own in enumerate(codes) for by in ("me", "you")]
+    pl.DataFrame(rows).with_row_index("n").with_columns(
+        codes=pl.when(pl.col("by") == "you").then(pl.col("codes").list.reverse()).otherwise("codes")
+    ).write_parquet(folder / "anyone.parquet")
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    """The result of ``tesserec sids``; an unexpected error is raised."""
+    result = CliRunner().invoke(app, ["sids", *(str(argument) for argument in arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def answer(*arguments: object) -> Any:
+    """The JSON that a command prints."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def refused(*arguments: object) -> str:
+    """The one line of a command that cannot be done."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def test_fit_makes_the_codes_that_a_whole_fit_makes(place: Path) -> None:
+    made, whole = open_sids(place / "sids"), shop.contents().content
+    assert torch.equal(made.semantic_ids.codes_NL, whole.semantic_ids.codes_NL)
+    assert made.semantic_ids.codebook_version == whole.semantic_ids.codebook_version
+    assert made.catalog.titles == shop.contents().catalog.titles
+    assert len(made.interactions) == 577
+    assert torch.equal(made.quantizer.encode(made.content.embeddings.vectors_ND), made.semantic_ids.codes_NL[:, :2])
+
+
+def test_fit_says_what_the_codes_are_like(place: Path, tmp_path: Path) -> None:
+    found = answer("fit", place / "r.toml", "--out", tmp_path / "s", "--seed", 3)
+    opened = open_sids(tmp_path / "s")
+    expected = diagnose(opened.semantic_ids, opened.interactions, opened.content.embeddings, opened.quantizer)
+    assert found == json.loads(expected.to_json())
+    shown = run("fit", place / "r.toml", "--out", tmp_path / "s")
+    assert f"{found['levels'][1]['perplexity']:.1f}" in shown.stdout
+    assert f"24 items, {100 * found['shared_items_share']:.1f} % share their codes with another" in shown.stdout
+    assert shown.stderr == f"Semantic IDs: {tmp_path / 's'}\n"
+    other = answer("fit", place / "r.toml", "--out", tmp_path / "t", "--seed", 4)
+    assert open_sids(tmp_path / "t").recipe["seed"] == 4
+    assert other["num_items"] == 24
+
+
+def test_fit_writes_the_table_alone(place: Path, tmp_path: Path) -> None:
+    shown = run("fit", place / "r.toml", "--out", tmp_path / "new" / "t.parquet")
+    assert shown.stderr == f"Semantic IDs: {tmp_path / 'new' / 't.parquet'} (the table alone)\n"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.parquet"]
+    table, whole = open_sids(tmp_path / "new" / "t.parquet"), open_sids(place / "sids")
+    assert torch.equal(table.semantic_ids.codes_NL, whole.semantic_ids.codes_NL)
+    assert table.semantic_ids.codebook_version == whole.semantic_ids.codebook_version
+    assert (table.interactions, table.quantizer, table.code_vectors()) == (None, None, [])
+
+
+def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_path: Path) -> None:
+    later = pl.DataFrame({"item_id": ["i07", "i99"], "title": ["another title", "kitchen red lamp"]})
+    later.write_csv(tmp_path / "later.csv")
+    assert (
+        run("fit", "--from", place / "sids", "--items", tmp_path / "later.csv", "--out", tmp_path / "s").exit_code == 0
+    )
+    before, after = open_sids(place / "sids"), open_sids(tmp_path / "s")
+    assert after.catalog.items.ids.to_pylist() == [*before.catalog.items.ids.to_pylist(), "i99"]
+    expected = expand(before.semantic_ids, before.quantizer, after.content.embeddings.vectors_ND[24:])
+    assert torch.equal(after.semantic_ids.codes_NL, expected.codes_NL)
+    assert after.semantic_ids.table_revision == 1
+    assert after.events_N.tolist() == [*before.events_N.tolist(), 0]
+    found = answer("diff", place / "sids", tmp_path / "s")
+    assert {reason: n for reason, n in found["reasons"].items() if n} == {"new": 1}
+    assert (found["same_codebooks"], found["churn"]["whole"]) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit"], "give either a RECIPE, or --from FOLDER together with --items FILE, the new items"),
+        (["fit", "r.toml", "--from", "sids"], "give either a RECIPE, or --from FOLDER"),
+        (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither --events nor"),
+        (["fit", "--from", "sids", "--items", "items.csv"], "all 24 items given are among the 24 known"),
+        (["fit", "--from", "anyone.parquet:by=me", "--items", "items.csv"], "anyone (me) is a mere table: new items"),
+        (["fit", "none.toml"], "the recipe has no [semantic_ids], which is what is to be fitted: add one, such as"),
+        (["fit", "q.toml"], "no recipe at q.toml: give the path of a TOML file"),
+        (["fit", "wrong.toml"], "semantic_ids.num_level is not a setting of ResidualKMeans; did you mean num_levels?"),
+    ],
+)
+def test_fits_that_cannot_be(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "none.toml").write_text(RECIPE.partition("[semantic_ids]")[0])
+    (place / "wrong.toml").write_text(RECIPE.replace("num_levels", "num_level"))
+    assert message in refused(*arguments, "--out", tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_else_is_written_over(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    (tmp_path / "t.parquet").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for name in ("full", "file"):
+        message = refused("fit", place / "r.toml", "--out", tmp_path / name)
+        assert message == f"{tmp_path / name} exists and is no folder of `tesserec sids fit`: choose another place"
+    assert "is no folder of `tesserec sids fit`" in refused("fit", place / "r.toml", "--out", place / "shop")
+    assert "t.parquet is a folder: choose another place" in refused(
+        "fit", place / "r.toml", "--out", tmp_path / "t.parquet"
+    )
+
+
+def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> None:
+    for name in ("sids", "shop", "anyone.parquet:by=me"):
+        result = run("report", place / name, "--out", tmp_path / "p" / "r.html")
+        assert result.stderr == f"report: {tmp_path / 'p' / 'r.html'}\n"
+        assert (tmp_path / "p" / "r.html").read_text().startswith("<!doctype html>")
+    arguments = ("--items", place / "items.csv", "--events", place / "events.csv", "--digit")
+    assert run("report", place / "anyone.parquet:by=me", *arguments, "--out", tmp_path / "r.html").exit_code == 0
+    html = (tmp_path / "r.html").read_text()
+    assert "garden red lamp large" in html
+    assert "Semantic IDs of anyone (me)" in html
+
+
+def test_vectors_are_added_to_codes_of_a_file(place: Path, tmp_path: Path) -> None:
+    vectors = shop.contents().content.embeddings.vectors_ND
+    ids = [f"i{i:02}" for i in range(24)]
+    pl.DataFrame({"item_id": ids, "vector": vectors.tolist()}).write_parquet(tmp_path / "v.parquet")
+    opened = open_sids(f"{place / 'anyone.parquet'}:by=me", vectors=tmp_path / "v.parquet")
+    assert torch.allclose(opened.content.embeddings.vectors_ND, vectors, atol=1e-6)
+    arguments = ("--vectors", tmp_path / "v.parquet", "--out", tmp_path / "r.html")
+    assert run("report", place / "anyone.parquet:by=me", *arguments).exit_code == 0
+    assert 'id="codebooks"' in (tmp_path / "r.html").read_text()
+    assert "has the vectors that its codes were made from" in refused("report", place / "sids", *arguments)
+
+
+def test_places_that_hold_no_codes(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "codes.parquet").write_bytes(b"no parquet")
+    pl.DataFrame({"item_id": [1], "codes": [[3]]}).write_parquet(tmp_path / "one.parquet")
+    for arguments, message in (
+        ((tmp_path / "nothing",), "there is nothing at"),
+        ((tmp_path / "empty",), "is neither a bundle nor what `tesserec sids fit` writes"),
+        ((tmp_path / "codes.parquet",), "codes.parquet is not readable as Parquet"),
+        ((tmp_path / "one.parquet", "--digit"), "has one code an item, which cannot be a collision digit"),
+        ((place / "sids", "--digit"), "is a folder, which knows its digit and its rows: leave out --digit"),
+        ((f"{place / 'shop'}:by=me",), "is a folder, which knows its digit and its rows"),
+        ((place / "sids" / "semantic_ids.parquet", "--digit"), "knows its digit and has one row an item"),
+        ((place / "anyone.parquet",), "has 48 rows of 24 items, item 'i00' for one is in several"),
+        ((place / "anyone.parquet:by=him",), "has no row with by = 'him'; known: me, you"),
+        ((place / "items.csv",), "expected item_id and either codes or code_0, code_1"),
+        ((place / "sids", "--items", place / "nothing.csv"), "no file at"),
+        ((tmp_path / "one.parquet", "--items", place / "items.csv"), "the catalog lacks 1 of 1 items"),
+    ):
+        assert message in refused("report", *arguments, "--out", tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_damaged_folder_is_named(place: Path, tmp_path: Path) -> None:
+    run("fit", place / "r.toml", "--out", tmp_path / "s")
+    (tmp_path / "s" / "codebooks.safetensors").write_bytes(b"broken")
+    assert f"{tmp_path / 's'} is damaged (" in refused("browse", tmp_path / "s")
+    assert run("fit", place / "r.toml", "--out", tmp_path / "s").exit_code == 0, "a folder of ours is replaced"
+    (tmp_path / "s" / "catalog.parquet").unlink()
+    assert f"{tmp_path / 's'} is damaged (" in refused("browse", tmp_path / "s")
+
+
+def test_a_bundle_without_codes_has_none(tmp_path: Path) -> None:
+    recipe = parse_recipe({"retriever": {"class": shop.POPULARITY}})
+    publish(tmp_path / "plain", fit_system(recipe, *shop.data()))
+    assert "is a bundle without Semantic IDs: give one whose recipe has [semantic_ids]" in refused(
+        "browse", tmp_path / "plain"
+    )
+
+
+def test_diff_of_two_fits(place: Path, tmp_path: Path) -> None:
+    assert run("fit", place / "r.toml", "--out", tmp_path / "s", "--seed", 5).exit_code == 0
+    old, new = open_sids(place / "sids"), open_sids(tmp_path / "s")
+    expected = churn(old.semantic_ids, new.semantic_ids)
+    found = answer("diff", place / "sids", tmp_path / "s", "--show", 2, "--out", tmp_path / "moved.csv")
+    assert found["churn"]["prefixes"] == list(expected.prefixes)
+    assert found["churn"]["whole"] == expected.whole > 0
+    assert found["same_codebooks"] is False
+    assert found["old"]["codebook_version"] == old.semantic_ids.codebook_version
+    assert len(found["items"]) == 2
+    moved = pl.read_csv(tmp_path / "moved.csv")
+    assert len(moved) == sum(found["reasons"].values()) == round(24 * expected.whole)
+    row = moved.row(0, named=True)
+    index = old.catalog.items.find([row["item_id"]]).item()
+    assert row["old_codes"] == "-".join(map(str, old.semantic_ids.codes_NL[index].tolist()))
+    assert row["new_codes"] == "-".join(map(str, new.semantic_ids.codes_NL[index].tolist()))
+    assert row["title"] == old.catalog.titles[index]
+    result = run("diff", place / "sids", tmp_path / "s", "--show", 1, "--out", tmp_path / "deep" / "moved.parquet")
+    assert f"{100 * expected.prefixes[-1]:.1f} % have other codes" in result.stdout
+    assert "The codebook versions are not the same" in result.stdout
+    assert row["title"] in result.stdout
+    assert f"and {len(moved) - 1} more: --show {len(moved)}, or --out FILE" in result.stdout
+    assert f"{len(moved)} moved, new and gone items: {tmp_path / 'deep' / 'moved.parquet'}" in result.stderr
+    assert pl.read_parquet(tmp_path / "deep" / "moved.parquet")["old_codes"].dtype == pl.List(pl.Int64)
+
+
+def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: Path) -> None:
+    codes = {f"i{i:02}": [i % 2] for i in range(24)}
+    (tmp_path / "old.json").write_text(json.dumps(codes))
+    (tmp_path / "new.json").write_text(json.dumps({**codes, "i03": [0], "i04": [1]}))
+    unknown = answer("diff", tmp_path / "old.json", tmp_path / "new.json")
+    assert {reason: n for reason, n in unknown["reasons"].items() if n} == {"regrouped": 2}
+    titled = answer("diff", tmp_path / "old.json", tmp_path / "new.json", "--items", place / "items.csv")
+    assert [one["title"] for one in titled["items"]] == ["kitchen oak shelf wide", "kitchen tin box"]
+    shown = run("diff", tmp_path / "old.json", tmp_path / "old.json").stdout
+    assert "Of 24 items in both, 0.0 % have other codes" in shown
+    assert "title" not in shown
+    changed = shop.items().with_columns(title=pl.col("title").replace("kitchen tin box", "garden oak shelf wide"))
+    changed.write_csv(tmp_path / "items.csv")
+    arguments = ("fit", place / "r.toml", "--items", tmp_path / "items.csv", "--out", tmp_path / "s")
+    assert run(*arguments).exit_code == 0
+    found = answer("diff", place / "sids", tmp_path / "s", "--show", 24)
+    assert ("i04", "content") in {(one["item_id"], one["reason"]) for one in found["items"]}
+
+
+def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text(json.dumps({"x": [1, 2]}))
+    for arguments, message in (
+        ((place / "sids", tmp_path / "other.json"), "no item in common"),
+        ((place / "anyone.parquet:by=me", place / "anyone.parquet:by=you", "--out", "m.xlsx"), ".csv or .parquet file"),
+        ((place / "sids", tmp_path / "nothing"), "there is nothing at"),
+    ):
+        assert message in refused("diff", *arguments)
+    (tmp_path / "short.json").write_text(json.dumps({"i00": [1]}))
+    assert "tables of 2 and 1 levels" in refused("diff", place / "sids", tmp_path / "short.json")
+
+
+def test_browse_goes_from_all_codes_to_items(place: Path) -> None:
+    sids = open_sids(place / "sids")
+    table = sids.semantic_ids
+    found = answer("browse", place / "sids")
+    assert (found["codes"], found["num_items"]) == ([], 24)
+    assert found["num_rows"] == len(found["rows"]) == len(table.codes_NL[:, 0].unique())
+    first = found["rows"][0]
+    members = table.items_of(first["codes"])
+    assert first["num_items"] == len(members)
+    assert first["events"] == int(sids.events_N[members].sum())
+    assert set(first["titles"]) <= {sids.catalog.titles[i] for i in members.tolist()}
+    assert first["words"]
+    below = answer("browse", place / "sids", str(first["codes"][0]))
+    assert sum(row["num_items"] for row in below["rows"]) == first["num_items"]
+    codes = below["rows"][0]["codes"]
+    leaf = answer("browse", place / "sids", f"{codes[0]}, {codes[1]}")
+    assert {row["item_id"] for row in leaf["rows"]} == set(sids.catalog.items.to_ids(table.items_of(codes)))
+    whole = leaf["rows"][0]["codes"]
+    assert [row["codes"] for row in answer("browse", place / "sids", "-".join(map(str, whole)))["rows"]] == [whole]
+    shown = run("browse", place / "sids", "--show", 1).stdout
+    assert "all codes: 24 items" in shown
+    assert f"and {found['num_rows'] - 1} more: --show {found['num_rows']}" in shown
+    assert str(first["num_items"]) in shown
+    leaf_shown = run("browse", place / "sids", f"{codes[0]}-{codes[1]}").stdout
+    assert leaf["rows"][0]["title"] in leaf_shown
+
+
+def test_browse_shows_what_is_near_an_item(place: Path, tmp_path: Path) -> None:
+    sids = open_sids(place / "sids")
+    found = answer("browse", place / "sids", "--item", "i07")
+    assert (found["item_id"], found["title"], found["events"]) == ("i07", "garden red lamp large", 24)
+    assert found["codes"] == sids.semantic_ids.codes_NL[7].tolist()
+    assert [step["num_items"] for step in found["path"]] == [
+        len(sids.semantic_ids.items_of(found["codes"][:depth])) for depth in (1, 2)
+    ]
+    shared = [row["codes_in_common"] for row in found["rows"]]
+    assert shared == sorted(shared, reverse=True)
+    assert len(shared) == found["path"][0]["num_items"] - 1
+    shown = run("browse", place / "sids", "--item", "i07").stdout
+    assert "garden red lamp large (item i07): " in shown
+    assert found["rows"][0]["title"] in shown
+    (tmp_path / "apart.json").write_text(json.dumps({"a": [0], "b": [1]}))
+    assert "no other item shares its first code" in run("browse", tmp_path / "apart.json", "--item", "a").stdout
+    assert answer("browse", tmp_path / "apart.json")["rows"][0] == {
+        "codes": [0],
+        "num_items": 1,
+        "words": [],
+        "titles": ["a"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x-1"], "the prefix 'x-1' is not first codes of items: expected integers, as in 12-7"),
+        (["9"], "code 9 of level 1 does not exist: expected 0 to 3"),
+        (["0-0-0-0"], "the prefix 0-0-0-0 has 4 codes, an item 3: give fewer"),
+        (["--item", "i77"], "unknown item 'i77': the 24 known ones look like i00"),
+        (["0", "--item", "i07"], "give either a PREFIX or --item ID"),
+    ],
+)
+def test_what_cannot_be_browsed(place: Path, arguments: list[str], message: str) -> None:
+    assert refused("browse", place / "sids", *arguments) == message
