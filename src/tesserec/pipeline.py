@@ -69,6 +69,7 @@ from tesserec.types import (
 from tesserec.work import Work
 
 __all__ = [
+    "embedded",
     "extended_content",
     "fit",
     "fit_context",
@@ -81,6 +82,7 @@ __all__ = [
     "serving_retriever",
     "stamped",
     "threads",
+    "tokenized",
     "update",
 ]
 
@@ -321,24 +323,35 @@ class _Judged:
 
 def make_content(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
     """Vectors and codes of the items, as the recipe says; what learns from events learns from ``train``."""
-    embeddings = embedder_state = codebooks = semantic_ids = None
-    if recipe.embedder is not None:
-        progress("embed", 0, 1)
-        embedder = fresh(recipe.embedder)
-        embeddings, embedder_state = embedder.embed(catalog, train), embedder.state()
-        progress("embed", 1, 1, f"{embeddings.vectors_ND.shape[1]} features")
-    if recipe.quantizer is not None:
-        source = fresh(recipe.quantizer)
-        positives = train.positives()
-        side = SideInformation(
-            seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
-        )
-        counts_N = positives.item_counts()
-        semantic_ids = fit_semantic_ids(
-            source, catalog, embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
-        )
-        codebooks = None if isinstance(source, CodesFile) else source.state()
-    return Content(embeddings, semantic_ids, embedder_state, codebooks)
+    return tokenized(recipe, embedded(recipe, catalog, train, progress), catalog, train, progress)
+
+
+def embedded(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+    """The vectors alone; nothing where the recipe names no embedder."""
+    if recipe.embedder is None:
+        return Content()
+    progress("embed", 0, 1)
+    embedder = fresh(recipe.embedder)
+    embeddings = embedder.embed(catalog, train)
+    progress("embed", 1, 1, f"{embeddings.vectors_ND.shape[1]} features")
+    return Content(embeddings, embedder=embedder.state())
+
+
+def tokenized(recipe: Recipe, content: Content, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+    """``content`` with the codes of its vectors; as it is where the recipe names no quantizer."""
+    if recipe.quantizer is None:
+        return content
+    source = fresh(recipe.quantizer)
+    positives = train.positives()
+    side = SideInformation(
+        seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
+    )
+    counts_N = positives.item_counts()
+    semantic_ids = fit_semantic_ids(
+        source, catalog, content.embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
+    )
+    codebooks = None if isinstance(source, CodesFile) else source.state()
+    return dataclasses.replace(content, semantic_ids=semantic_ids, codebooks=codebooks)
 
 
 def _judge_all(run: _Run, methods: Mapping[str, Retriever]) -> dict[str, _Judged]:
