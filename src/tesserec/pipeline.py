@@ -51,6 +51,7 @@ from tesserec.training.measure import Measured
 from tesserec.types import (
     Catalog,
     ComponentState,
+    Embedder,
     Estimates,
     FitContext,
     HasTrainingLog,
@@ -236,9 +237,7 @@ def extended_content(recipe: Recipe, content: Content, catalog: Catalog) -> Cont
     later = Catalog(Vocabulary(catalog.items.ids[known:]), catalog.frame[known:])
     vectors = embeddings = None
     if recipe.embedder is not None and content.embeddings is not None and content.embedder is not None:
-        embedder = fresh(recipe.embedder)
-        embedder.restore(content.embedder)
-        vectors = embedder.embed_new(later)
+        vectors = _embedded_later(recipe.embedder, content.embedder, later)
         embeddings = _joined(content.embeddings, vectors)
     semantic_ids = content.semantic_ids
     if isinstance(recipe.quantizer, CodesFile) and semantic_ids is not None:
@@ -337,6 +336,12 @@ def embedded(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Pr
     return Content(embeddings, embedder=embedder.state())
 
 
+def _embedded_later(prototype: Embedder, state: ComponentState, catalog: Catalog) -> ItemEmbeddings:
+    embedder = fresh(prototype)
+    embedder.restore(state)
+    return embedder.embed_new(catalog)
+
+
 def tokenized(recipe: Recipe, content: Content, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
     """``content`` with the codes of its vectors; as it is where the recipe names no quantizer."""
     if recipe.quantizer is None:
@@ -346,6 +351,8 @@ def tokenized(recipe: Recipe, content: Content, catalog: Catalog, train: Interac
     side = SideInformation(
         seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
     )
+    if recipe.embedder is not None and content.embedder is not None:
+        side = dataclasses.replace(side, embed=partial(_embedded_later, recipe.embedder, content.embedder))
     counts_N = positives.item_counts()
     semantic_ids = fit_semantic_ids(
         source, catalog, content.embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
