@@ -219,7 +219,7 @@ def _claims(found: Tokenizers) -> list[str]:
     for claim in found.claims:
         names = [claim["method"], *(claim["method"] + end for end in STRENGTHS)]
         ran = [(name, figure) for name in names if (figure := found.judged.figures.get(f"claims.{name}.ndcg10"))]
-        if not ran:
+        if not ran and "missing" not in claim:
             absent.append(f"`{claim['method']}` ({claim['source']})")
         for name, figure in ran:
             shown = f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
@@ -373,7 +373,7 @@ def _telling(found: Tokenizers) -> list[str]:
 
 def _elsewhere(found: Tokenizers, names: Sequence[str]) -> list[str]:
     """Which lead on the other data sets, and which ought to be run there."""
-    others = [f"`{name}`" for name in names if name not in REFERENCES][:NUM_BEST]
+    others = [f"`{name}`" for name in names if name not in (*REFERENCES, FLOOR)][:NUM_BEST]
     bullets = (
         [f"The best {len(others)} beside the references, to be run elsewhere too: {listed(others)}."] if others else []
     )

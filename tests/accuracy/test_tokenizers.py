@@ -25,6 +25,11 @@ method = "plum"
 against = "rq_vae"
 source = "P 2025"
 said = "ratio 1.17"
+[[claim]]
+method = "crab"
+against = "rq_vae"
+source = "C 2026"
+said = "less popular"
 missing = "nothing makes its vectors"
 """
 GRID = """
@@ -139,7 +144,7 @@ def test_the_advice_follows_from_the_figures(page):
     assert "RQ-VAE over residual k-means: -0." in advice
     assert "at 40 times the CPU seconds; it is not worth training one." in advice
     assert "Codes at random reach" in advice
-    assert "The best 3 beside the references, to be run elsewhere too: `letter`, `pq` and `hashed`." in advice
+    assert "The best 2 beside the references, to be run elsewhere too: `letter` and `pq`." in advice
 
 
 def test_content_alone_is_advised_where_the_best_reads_events(tmp_path):
@@ -161,7 +166,7 @@ def test_a_claim_is_a_ratio_beside_its_source(found, page):
     assert row(claims, "letter")[3:7] == ["`rq_vae`", "0, 1, 2", "better", "more accurate (L 2024)"]
     assert row(claims, "letter_weak")[5:7] == ["better", ""]
     assert "Not run: `plum` (P 2025)." in claims
-    assert "Cannot be run by this suite: `plum`, because nothing makes its vectors." in claims
+    assert "Cannot be run by this suite: `crab`, because nothing makes its vectors." in claims
 
 
 def effect(*intervals, seeds=(0, 1, 2)):
