@@ -244,7 +244,7 @@ def _claims(found: Tokenizers) -> list[str]:
 def _effect(found: Tokenizers, names: Sequence[str]) -> dict[str, str]:
     """What the interval of each ratio says."""
     figures = {name: found.judged.figures.get(f"claims.{name}.ndcg10") for name in names}
-    complete = all(figure and len(figure["seeds"]) >= NUM_SEEDS for figure in figures.values())
+    complete = all(len(found.judged.runs_of(*MAIN, name)) >= NUM_SEEDS for name in names)
     helps = any(figure and figure["low"] > 1 for figure in figures.values())
     words = {}
     for name, figure in figures.items():

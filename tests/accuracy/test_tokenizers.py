@@ -170,12 +170,15 @@ def test_a_claim_is_a_ratio_beside_its_source(found, page):
 
 
 def effect(*intervals, seeds=(0, 1, 2)):
-    names = ["a", "a_weak", "a_strong"]
-    lines = {
-        f"claims.{name}.ndcg10": {"low": low, "high": high, "seeds": list(seeds)}
-        for name, (low, high) in zip(names, intervals, strict=False)
-    }
-    return list(semantic_ids._effect(semantic_ids.Tokenizers(semantic_ids.Accuracy((), lines, (), ())), names).values())
+    names = ["a", "a_weak", "a_strong"][: len(intervals)]
+    lines = {f"claims.{name}.ndcg10": {"low": i[0], "high": i[1]} for name, i in zip(names, intervals, strict=True)}
+    runs = [
+        {"dataset": "beauty", "protocol": "last_out", "method": name, "views": [], "seed": seed}
+        for name in names
+        for seed in seeds
+    ]
+    found = semantic_ids.Tokenizers(semantic_ids.Accuracy(runs, lines, (), ()))
+    return list(semantic_ids._effect(found, ["a", "a_weak", "a_strong"]).values())
 
 
 def test_an_effect_is_absent_only_after_three_strengths_and_seeds():
@@ -272,7 +275,7 @@ def test_every_method_of_the_repository_can_be_run():
     suite = read_suite(Path(docs.ROOT) / "benchmarks" / "semantic_ids" / "suite.toml", Path("nowhere"))
     runs = suite.runs()
     assert {run.recipe["retriever"]["answer"] for run in runs} == {"generative"}
-    generators = {json.dumps([run.recipe["retriever"], run.recipe["fit"]]) for run in runs}
-    assert len(generators) == 1, "one generator for all"
+    generators = {(run.dataset, json.dumps([run.recipe["retriever"], run.recipe["fit"]])) for run in runs}
+    assert len(generators) == len(suite.datasets), "one generator for all tokenizers of a data set"
     claimed = {claim["method"] for claim in figures.read_claims() if "missing" not in claim}
     assert claimed | {name + end for name in claimed for end in figures.STRENGTHS} <= {run.method for run in runs}
