@@ -186,17 +186,17 @@ def _predictions(found: Tokenizers) -> list[str]:
     """How well each diagnostic ranks the tokenizers by accuracy, the best first."""
     from benchmarks.semantic_ids.figures import DIAGNOSTICS, SMALL_NUMBER
 
-    told = _predictive(found)
-    if not told:
-        return [f"Too few tokenizers were run to tell (fewer than {SMALL_NUMBER} with diagnostics)."]
-    rows = [
-        f"| `{name}`: {DIAGNOSTICS[name]} | {figure['value']:+.2f} ({figure['low']:+.2f} to {figure['high']:+.2f}) "
-        f"| {figure['n']} |"
-        for name, figure in told
-    ]
+    told = dict(_predictive(found))
+    names = [*told, *(name for name in DIAGNOSTICS if name not in told)]
+    rows = []
+    for name in names:
+        figure = told.get(name)
+        shown = f"{figure['value']:+.2f} ({figure['low']:+.2f} to {figure['high']:+.2f})" if figure else ""
+        rows.append(f"| `{name}`: {DIAGNOSTICS[name]} | {shown} | {figure['n'] if figure else ''} |")
     return [
         "Spearman's rank correlation ρ of each with N@10 over the tokenizers; 95 % bootstrap interval over tokenizers,",
-        "requests and seeds. Effective capacity is DRQ's, under noise as large as the vectors vary.",
+        f"requests and seeds; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is DRQ's,",
+        "under noise as large as the vectors vary.",
         "",
         *PREDICTS_HEAD,
         *rows,
@@ -232,10 +232,9 @@ def _claims(found: Tokenizers) -> list[str]:
         f"N@10 on {MAIN[0]} as a ratio to that of what a method varies, beside what its source says of it in its own",
         "measure, on its own data. `_weak` and `_strong` have the losses at other strengths. No effect is called",
         f"absent before three strengths have run with {NUM_SEEDS} seeds each.",
-        "",
     ]
     if rows:
-        lines += [*CLAIMS_HEAD, *rows]
+        lines += ["", *CLAIMS_HEAD, *rows]
     if absent:
         lines += ["", f"Not run: {listed(absent)}."]
     return lines
@@ -284,8 +283,14 @@ def _advice(found: Tokenizers) -> list[str]:
         *_floor(found, names),
         *_telling(found),
         *_elsewhere(found, names),
+        *_provisional(found),
     ]
     return [f"* {bullet}" for bullet in bullets]
+
+
+def _provisional(found: Tokenizers) -> list[str]:
+    absent = any(line.startswith("Not run") for line in missing(found.judged, *MAIN))
+    return [f"All this is provisional: not all of the grid was run on {MAIN[0]}, see below."] if absent else []
 
 
 def _value(found: Tokenizers, method: str, metric: str = "ndcg10") -> float:

@@ -120,7 +120,8 @@ def accuracy(targets: Targets, ranks_M: Tensor) -> Columns:
 
 def accuracy_lines(drawn: Drawn) -> Iterator[dict[str, Any]]:
     """The metrics of every tokenizer, and how much more accurate it is than each reference and than the best."""
-    best = max((key for key in drawn.values if not key[0].endswith(STRENGTHS)), key=lambda k: drawn.mean(k, JUDGED))
+    own = [key for key in drawn.values if not key[0].endswith(STRENGTHS)]
+    best = max(own or drawn.values, key=lambda key: drawn.mean(key, JUDGED))
     for key, by_seed in drawn.values.items():
         for name in METRIC_NAMES:
             yield line(

@@ -144,6 +144,7 @@ def test_the_advice_follows_from_the_figures(page):
     assert "RQ-VAE over residual k-means: -0." in advice
     assert "at 40 times the CPU seconds; it is not worth training one." in advice
     assert "Codes at random reach" in advice
+    assert "All this is provisional: not all of the grid was run on beauty, see below." in advice
     assert "The best 2 beside the references, to be run elsewhere too: `letter` and `pq`." in advice
 
 
@@ -221,7 +222,7 @@ def test_lines_without_the_new_keys_are_shown_without_them(tmp_path):
     ranks_folder.write_run(tmp_path / FOLDER, "rq_kmeans", dataset="beauty", answers="popularity", codes=None)
     page = semantic_ids.page(semantic_ids.read(tmp_path), "note")
     assert row(page, "rq_vae")[6:9] == ["", "", "0"]
-    assert "Too few tokenizers were run to tell (fewer than 5 with diagnostics)." in page
+    assert f"| `perplexity_share`: {figures.DIAGNOSTICS['perplexity_share']} |  |  |" in page
     assert "RQ-VAE over residual k-means: +0." in page
     assert "times the CPU seconds" not in page
 
