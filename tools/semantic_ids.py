@@ -195,8 +195,8 @@ def _predictions(found: Tokenizers) -> list[str]:
         rows.append(f"| `{name}`: {DIAGNOSTICS[name]} | {shown} | {figure['n'] if figure else ''} |")
     return [
         "Spearman's rank correlation ρ of each with N@10 over the tokenizers; 95 % bootstrap interval over tokenizers,",
-        f"requests and seeds; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is DRQ's,",
-        "under noise as large as the vectors vary.",
+        f"requests and seeds; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is",
+        "DRQ's, under noise as large as the vectors vary.",
         "",
         *PREDICTS_HEAD,
         *rows,
