@@ -15,7 +15,7 @@ DEMO := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check prove mutate bench accuracy docs clean
+.PHONY: help demo test check prove mutate bench accuracy sids docs clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to make
@@ -48,6 +48,10 @@ bench: $(DEV) ## measure again what begins with FIGURE=, for example FIGURE=hous
 accuracy: $(CORE) ## compare methods on public data: DATA=folder, ONLY='beauty.last_out.*' for some runs
 	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make accuracy DATA=/path/to/data" >&2; exit 1; }
 	$(BIN)/tesserec bench benchmarks/accuracy/suite.toml --data "$(DATA)" --out benchmarks/results/ranks --only '$(ONLY)'
+
+sids: $(CORE) ## compare tokenizers below one generator: DATA=folder, ONLY='beauty.last_out.rq_kmeans.seed0' for one run
+	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make sids DATA=/path/to/data" >&2; exit 1; }
+	$(BIN)/tesserec bench benchmarks/semantic_ids/suite.toml --data "$(DATA)" --out benchmarks/results/semantic_ids --only '$(ONLY)'
 
 docs: $(DEV) ## write the generated pages and sections again
 	$(BIN)/python -m tools.docs

@@ -1,6 +1,6 @@
 """Measures figures again: ``python -m benchmarks.run --figure PREFIX``, or ``make bench FIGURE=PREFIX``.
 
-A script under benchmarks/ or tools/ names what it measures in ``FIGURES = ("area.name", …)``; ``*`` stands for any one
+A script below benchmarks/ or tools/ names what it measures in ``FIGURES = ("area.name", …)``; ``*`` stands for any one
 part of a name. Every script with a figure that begins with PREFIX is run.
 """
 
@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 def scripts(root: Path) -> dict[str, tuple[str, ...]]:
     """Module name of each script that declares ``FIGURES``, and its figures."""
     found = {}
-    for path in sorted(path for folder in FOLDERS for path in (root / folder).glob("*.py")):
+    for path in sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FIGURES":
-                found[f"{path.parent.name}.{path.stem}"] = tuple(ast.literal_eval(node.value))
+                found[".".join(path.relative_to(root).with_suffix("").parts)] = tuple(ast.literal_eval(node.value))
     return found
 
 

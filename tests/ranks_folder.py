@@ -100,12 +100,16 @@ def write_run(
     protocol: str = "last_out",
     refit: bool = False,
     seed: int = 0,
+    answers: str | None = None,
     **changes: Any,
 ) -> None:
-    """The ranks of one run and its line; keyword arguments replace parts of the line."""
+    """The ranks of one run and its line; keyword arguments replace parts of the line.
+
+    ``answers`` is the method whose lists these are, where ``method`` is none of this module.
+    """
     write_targets(folder, dataset, protocol)
     end = ("refit." if refit else "") + f"seed{seed}"
-    ranks_M = item_ranks(lists(method, seed, refit, protocol), parts(protocol).test.relevant)
+    ranks_M = item_ranks(lists(answers or method, seed, refit, protocol), parts(protocol).test.relevant)
     column = pl.Series("rank", [None if rank == float("inf") else rank for rank in ranks_M.tolist()], dtype=pl.Float32)
     column.to_frame().write_parquet(folder / f"{dataset}.{protocol}.{method}.{end}.parquet", compression="zstd")
     line = {

@@ -1,7 +1,9 @@
 """The runner of suites: what is run, what it leaves behind, and what is not done twice."""
 
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,11 +16,13 @@ import torch
 
 import shop
 from tesserec.bench import carry_out, done_runs, read_dataset, run_one
+from tesserec.bench_codes import _overlaps
 from tesserec.bench_results import Places, lines_of
 from tesserec.bench_suite import Run, Suite, merged, read_suite
 from tesserec.data.interactions import read_events, shuffle_ties
 from tesserec.errors import DataError, RecipeError
 from tesserec.evaluation.metrics import ndcg, order_ranks, recall
+from tesserec.semantic_ids import build_semantic_ids
 
 SUITE = """
 [datasets.shop]
@@ -141,8 +145,19 @@ def test_a_line_says_what_was_done(place: Path) -> None:
     line = lines_of(place / "out")["shop.last_out.mosaic.refit.seed0"]
     assert list(line) == [
         *("run", "dataset", "protocol", "method", "views", "refit", "seed", "recipe", "recipe_digest", "data_hash"),
-        *("split", "train_cpu_s", "train_s", "peak_rss_bytes", "training_log", "parameters"),
-        *("retrieve_s_per_1000", "metrics", "slices", "commit", "machine", "versions", "date", "command"),
+        *("split", "train_cpu_s", "train_s", "peak_rss_bytes", "training_log", "tokenizer"),
+        *(
+            "codes",
+            "parameters",
+            "retrieve_s_per_1000",
+            "metrics",
+            "slices",
+            "commit",
+            "machine",
+            "versions",
+            "date",
+            "command",
+        ),
     ]
     assert (line["method"], line["views"]) == ("mosaic", ["mosaic_generative", "mosaic_dense"])
     assert (line["refit"], line["seed"], line["split"]["test"]["requests"]) == (True, 0, 48)
@@ -157,6 +172,37 @@ def test_a_line_says_what_was_done(place: Path) -> None:
     assert line["command"] == "tesserec bench suite.toml --data DATA --only shop.last_out.mosaic.refit.seed0"
     for part in ("retrieve_s_per_1000", "metrics", "slices"):
         assert list(line[part]) == ["mosaic", "mosaic_generative", "mosaic_dense"]
+
+
+def test_a_line_says_what_its_codes_took_and_are_like(place: Path, tmp_path: Path) -> None:
+    """A refit has the codes of its plain run; what was made before codes were measured has no costs."""
+    lines = lines_of(place / "out")
+    plain, again = (lines[f"shop.last_out.mosaic{refit}.seed0"] for refit in ("", ".refit"))
+    assert (plain["tokenizer"], plain["codes"]) == (again["tokenizer"], again["codes"])
+    assert plain["tokenizer"]["seconds"] > 0
+    assert plain["tokenizer"]["peak_rss_bytes"] > 1e7
+    codes = plain["codes"]
+    assert [level["codebook_size"] for level in codes["levels"]] == [4, 4]
+    assert all(1 <= level["effective_capacity"] <= level["num_used"] for level in codes["levels"])
+    assert all(0.25 <= level["most_popular_share"] <= 1 for level in codes["levels"])
+    assert [prefix["depth"] for prefix in codes["prefixes"]] == [1, 2]
+    assert 0 < codes["explained_share"] <= 1
+    suite = suite_in(tmp_path)
+    shutil.copytree(place / "work", tmp_path / "work")
+    (tmp_path / "work" / plain["run"] / "content" / "tokenizer.json").unlink()
+    old = run_one(suite.run("shop", "last_out", "mosaic"), places(tmp_path))
+    assert (old["tokenizer"], old["codes"]) == (None, codes)
+    assert run_one(suite.run("shop", "last_out", "popularity"), places(tmp_path))["codes"] is None
+
+
+def test_the_overlap_of_codes_is_that_of_what_each_level_adds() -> None:
+    """Two levels of two codes far apart, in even use: no code is confused; the noise is the spread of the vectors."""
+    vectors_ND = torch.tensor([[100.0, 10], [100, -10], [-100, 10], [-100, -10]]).repeat(1, 8)
+    table = build_semantic_ids(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]), (2, 2), "x")
+    found = list(_overlaps(table, vectors_ND))
+    assert [one.noise for one in found] == pytest.approx([(5050.0) ** 0.5] * 2)
+    far = [8 * (2 * length) ** 2 / (8 * 5050) for length in (100, 10)]
+    assert [one.expected_overlap for one in found] == pytest.approx([(1 + math.exp(-d)) / 2 for d in far])
 
 
 @pytest.mark.parametrize("start", ["shop.last_out", "shop.global_time"])

@@ -16,7 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FIGURES_FILE", "Accuracy", "read", "section", "written"]
+__all__ = [
+    "FIGURES_FILE",
+    "GROUPS_HEAD",
+    "Accuracy",
+    "average",
+    "groups",
+    "interval",
+    "listed",
+    "missing",
+    "read",
+    "seconds",
+    "section",
+    "toml_of",
+    "unstarted",
+    "written",
+]
 
 FIGURES_FILE = "benchmarks/results/accuracy.jsonl"
 PLOTS = "docs/accuracy_*.svg"
@@ -86,6 +101,8 @@ class Accuracy:
     """The ``[[grid]]`` tables of the suite."""
     searched: frozenset[str] = frozenset()
     """The methods with a log of trials."""
+    area: str = "accuracy"
+    """First part of the names of the figures."""
 
     def cells(self) -> list[tuple[str, str]]:
         """Data sets and protocols with figures, in the order of the page; not those that are shown beside another."""
@@ -94,14 +111,14 @@ class Accuracy:
 
     def figure(self, dataset: str, protocol: str, method: str, metric: str, *more: str) -> Figure | None:
         """A figure by the parts of its name; None where there is none."""
-        return self.figures.get(".".join(["accuracy", dataset, protocol, method, metric, *filter(None, more)]))
+        return self.figures.get(".".join([self.area, dataset, protocol, method, metric, *filter(None, more)]))
 
     def methods(self, dataset: str, protocol: str, *, whole: bool = True) -> list[str]:
         """The methods of a cell, the best N@10 first; those that were only refitted come last.
 
         Those that are another one without a part where not ``whole``.
         """
-        cell = f"accuracy.{dataset}.{protocol}."
+        cell = f"{self.area}.{dataset}.{protocol}."
         names = {name.split(".")[3] for name in self.figures if name.startswith(cell)}
         names = {name for name in names if (LEFT_OUT in name) != whole}
 
@@ -135,13 +152,14 @@ def read(root: Path) -> Accuracy:
     return Accuracy(
         runs,
         {line["figure"]: line for line in lines},
-        _toml(root / "benchmarks" / "accuracy" / "published.toml").get("method", []),
-        _toml(root / "benchmarks" / "accuracy" / "suite.toml").get("grid", []),
+        toml_of(root / "benchmarks" / "accuracy" / "published.toml").get("method", []),
+        toml_of(root / "benchmarks" / "accuracy" / "suite.toml").get("grid", []),
         frozenset(path.stem.split(".")[2] for path in root.glob(TRIALS)),
     )
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def toml_of(path: Path) -> dict[str, Any]:
+    """The tables of a file; none where there is no file."""
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -164,7 +182,7 @@ def section(found: Accuracy) -> list[str]:
     """The lines of the section, without its heading."""
     lines = [*TRAPS, ""]
     if not found.figures:
-        return [*lines, NO_RUNS, *_unstarted(found)]
+        return [*lines, NO_RUNS, *unstarted(found)]
     lines += [
         "N@10 is NDCG@10 and R@10 recall@10 at item level over the whole catalog, with 95 % bootstrap intervals over",
         "requests and seeds. Methods are fitted on train; `refit` fits them again on train + validation, and figures",
@@ -178,9 +196,9 @@ def section(found: Accuracy) -> list[str]:
         lines += [_row(found, dataset, protocol, method) for method in found.methods(dataset, protocol)]
         lines += _published(found, dataset, protocol) + _parts(found, dataset, protocol)
         lines += _shuffled(found, dataset, protocol)
-        lines += ["", _winners(found, dataset, protocol), *_missing(found, dataset, protocol)]
+        lines += ["", _winners(found, dataset, protocol), *missing(found, dataset, protocol)]
         lines += _untuned(found, dataset, protocol)
-    lines += _unstarted(found)
+    lines += unstarted(found)
     quick = found.figures.get("accuracy.beauty.minutes_to_tiger")
     if quick:
         lines += [
@@ -190,7 +208,7 @@ def section(found: Accuracy) -> list[str]:
         ]
     for name, alternative in plot_names(found):
         lines += ["", f"![{alternative}]({name})"]
-    return [*lines, "", *GROUPS_HEAD, *_groups(found.runs)]
+    return [*lines, "", *GROUPS_HEAD, *groups(found.runs)]
 
 
 def _facts(found: Accuracy, dataset: str, protocol: str) -> list[str]:
@@ -217,7 +235,7 @@ def _row(found: Accuracy, dataset: str, protocol: str, method: str) -> str:
     plain = [run for run in runs if not run["refit"]] or runs
     cells = [f"`{method}`"]
     cells += [
-        _interval(found.figure(dataset, protocol, method, metric, refit))
+        interval(found.figure(dataset, protocol, method, metric, refit))
         for refit in ("", "refit")
         for metric in ("ndcg10", "recall10")
     ]
@@ -225,12 +243,12 @@ def _row(found: Accuracy, dataset: str, protocol: str, method: str) -> str:
         (found.figure(dataset, protocol, OURS, f"ndcg10_over_{method}", refit), f"{refit} " if refit else "")
         for refit in ("", "refit")
     ]
-    cells.append("; ".join(label + _interval(lead, sign="+") for lead, label in leads if lead))
+    cells.append("; ".join(label + interval(lead, sign="+") for lead, label in leads if lead))
     cells += [
-        _seconds(_average(run["train_cpu_s"] for run in plain)),
+        seconds(average(run["train_cpu_s"] for run in plain)),
         f"{max(run['peak_rss_bytes'] for run in plain) / 2**20:,.0f}",
         f"{max(run['parameters'] for run in plain):,}",
-        f"{_average(run['retrieve_s_per_1000'][method] for run in plain):.2f}",
+        f"{average(run['retrieve_s_per_1000'][method] for run in plain):.2f}",
         ", ".join(str(seed) for seed in sorted({run["seed"] for run in plain})),
     ]
     return f"| {' | '.join(cells)} |"
@@ -245,8 +263,8 @@ def _parts(found: Accuracy, dataset: str, protocol: str) -> list[str]:
         lead = found.figure(dataset, protocol, OURS, f"ndcg10_over_{method}") if whole == OURS else None
         runs = found.runs_of(dataset, protocol, method)
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
-        cells = [f"{part}, of `{whole}`", *map(_interval, figures), _interval(lead, sign="+")]
-        rows.append(f"| {' | '.join(cells)} | {_seconds(_average(run['train_cpu_s'] for run in runs))} | {seeds} |")
+        cells = [f"{part}, of `{whole}`", *map(interval, figures), interval(lead, sign="+")]
+        rows.append(f"| {' | '.join(cells)} | {seconds(average(run['train_cpu_s'] for run in runs))} | {seeds} |")
     return ["", *PARTS_HEAD, *rows] if rows else []
 
 
@@ -258,7 +276,7 @@ def _shuffled(found: Accuracy, dataset: str, protocol: str) -> list[str]:
         shuffled = found.figure(dataset + SHUFFLED, protocol, method, "ndcg10")
         if figure and shuffled:
             left = f"{shuffled['value'] / figure['value']:.0%}" if figure["value"] else ""
-            rows.append(f"| `{method}` | {_interval(figure)} | {_interval(shuffled)} | {left} |")
+            rows.append(f"| `{method}` | {interval(figure)} | {interval(shuffled)} | {left} |")
     if not rows:
         return []
     return [
@@ -271,17 +289,20 @@ def _shuffled(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     ]
 
 
-def _interval(figure: Figure | None, sign: str = "") -> str:
+def interval(figure: Figure | None, sign: str = "") -> str:
+    """A figure as a cell of a table; empty where there is none."""
     if figure is None:
         return ""
     return f"{figure['value']:{sign}.4f} ({figure['low']:{sign}.4f} to {figure['high']:{sign}.4f})"
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """Three digits at least."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _average(values: Iterable[float]) -> float:
+def average(values: Iterable[float]) -> float:
+    """The mean of at least one value."""
     found = [float(value) for value in values]
     return sum(found) / len(found)
 
@@ -330,12 +351,13 @@ def _first(values: list[tuple[Figure, str]]) -> str:
         return f"only `{name}` was run ({best['value']:.4f})"
     level = [f"`{m}`" for f, m in ranked[1:] if f["high"] >= best["low"]]
     if level:
-        return f"`{name}` is first ({best['value']:.4f}), not clearly before {_list(level)}"
+        return f"`{name}` is first ({best['value']:.4f}), not clearly before {listed(level)}"
     second, other = ranked[1]
     return f"`{name}` leads ({best['value']:.4f}; next `{other}` {second['value']:.4f})"
 
 
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as in a sentence."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
@@ -363,7 +385,7 @@ def _absent(found: Accuracy) -> list[tuple[str, str, str, bool, int]]:
     return sorted(set(_planned(found)) - done)
 
 
-def _missing(found: Accuracy, dataset: str, protocol: str) -> list[str]:
+def missing(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     """A sentence on the grid's cells of a table that have no run; none where there is no grid."""
     if not any((dataset, protocol) == cell[:2] for cell in _planned(found)):
         return []
@@ -384,24 +406,24 @@ def _untuned(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     names = sorted(name for name in ran - found.searched if LEFT_OUT not in name)
     if not names:
         return []
-    return ["", f"Not tuned, at the settings of the method's file: {_list([f'`{name}`' for name in names])}."]
+    return ["", f"Not tuned, at the settings of the method's file: {listed([f'`{name}`' for name in names])}."]
 
 
-def _unstarted(found: Accuracy) -> list[str]:
+def unstarted(found: Accuracy) -> list[str]:
     """A line on the data sets and protocols of the grid of which nothing was run."""
     begun = {(run["dataset"], run["protocol"]) for run in found.runs}
     names = sorted({f"{cell[0]}, {cell[1]}" for cell in _absent(found) if cell[:2] not in begun})
     return ["", f"Nothing was run yet of: {'; '.join(names)}."] if names else []
 
 
-def _groups(runs: Sequence[Run]) -> list[str]:
+def groups(runs: Sequence[Run]) -> list[str]:
     """A row for the runs of one command, commit, machine and day."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    grouped: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         key = (str(run["date"])[:10], str(run["commit"] or "unknown"), run["machine"], run["command"])
-        groups.setdefault(key, []).append(f"{run['dataset']}.{run['protocol']}")
+        grouped.setdefault(key, []).append(f"{run['dataset']}.{run['protocol']}")
     rows = []
-    for (date, commit, machine, command), cells in sorted(groups.items()):
+    for (date, commit, machine, command), cells in sorted(grouped.items()):
         counted = ", ".join(f"{cell} ({cells.count(cell)})" for cell in sorted(set(cells)))
         escaped = command.replace("|", r"\|")
         rows.append(f"| {counted} | `{escaped}` | `{commit}` | {machine} | {date} |")

@@ -1,8 +1,9 @@
-"""Writes what can be read from elsewhere: docs/methods.md, docs/results.md and the generated sections of README.md.
+"""Writes what can be read from elsewhere: docs/methods.md, results.md and semantic-ids.md, and sections of README.md.
 
 ``python -m tools.docs`` writes them (and runs examples/quickstart.py, whose output the README shows); with ``--check``
 it writes nothing and fails where a page, the accuracy figures or a plot is stale, a link broken or the header of a
-method file incomplete. The accuracy figures, their part of docs/results.md and the plots come from tools/accuracy.py.
+method file incomplete. The accuracy figures, their part of docs/results.md and the plots come from tools/accuracy.py,
+docs/semantic-ids.md and its figures from tools/semantic_ids.py.
 The grammar of a header::
 
     Title: what it is, on the first line of the module's docstring.
@@ -20,12 +21,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tools import accuracy
+from tools import accuracy, semantic_ids
 
 __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods", "read_results", "results_page"]
 
@@ -44,6 +45,9 @@ VALUE_HEAD = ("| figure | value | interval | unit | n | of what |", "|---|--:|--
 ORIGIN_HEAD = ("| figure | command | commit | machine | date |", "|---|---|---|---|---|")
 
 NOTE = "<!-- Written by `make docs`: change the source it names, not this page. -->"
+
+
+T = TypeVar("T")
 
 
 class Problem(Exception):
@@ -105,18 +109,28 @@ def pages(root: Path) -> tuple[dict[Path, str], list[Path]]:
     results, unreadable = read_results(root)
     if unreadable:
         raise Problem("\n".join(unreadable))
-    try:
-        judged = accuracy.read(root)
-    except ValueError as error:
-        raise Problem(f"benchmarks/results/ranks:1: {error}") from None
+    judged = _judged(root, accuracy.read, "ranks")
+    tokenizers = _judged(root, semantic_ids.read, "semantic_ids")
     figures, left_over = accuracy.written(root, judged)
+    more, more_left_over = semantic_ids.written(root, tokenizers)
+    results |= {name: dict(figure) for name, figure in tokenizers.judged.figures.items() if name.startswith("claims.")}
     sections = {"quickstart": quickstart_section(root), "demo": demo_section(results)}
     return {
         **figures,
+        **more,
         root / "docs" / "methods.md": methods_page(methods),
-        root / "docs" / "results.md": results_page(results, judged),
+        root / "docs" / "results.md": results_page(dict(sorted(results.items())), judged),
+        root / "docs" / "semantic-ids.md": semantic_ids.page(tokenizers, NOTE),
         root / "README.md": with_sections(root / "README.md", sections),
-    }, left_over
+    }, [*left_over, *more_left_over]
+
+
+def _judged(root: Path, read: Callable[[Path], T], folder: str) -> T:
+    """What ``read`` makes of the runs in a folder of results."""
+    try:
+        return read(root)
+    except ValueError as error:
+        raise Problem(f"benchmarks/results/{folder}:1: {error}") from None
 
 
 # The header of a method file
@@ -202,10 +216,14 @@ def methods_page(methods: Iterable[Method]) -> str:
 
 
 def read_results(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The latest line of every figure, by name, and a ``path:line: message`` for lines that cannot be read."""
+    """The latest line of every figure, by name, and a ``path:line: message`` for lines that cannot be read.
+
+    Figures of tokenizers are not among them: that file is generated too.
+    """
     latest: dict[str, dict[str, Any]] = {}
     problems = []
-    for path in sorted((root / "benchmarks" / "results").glob("*.jsonl")):
+    generated = root / semantic_ids.FIGURES_FILE
+    for path in sorted(set((root / "benchmarks" / "results").glob("*.jsonl")) - {generated}):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 figure = json.loads(line)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,26 @@ from tesserec.errors import DataError
 from tesserec.evaluation.intervals import Estimate, draw_seeds, of_resamples, resample_means
 from tesserec.evaluation.metrics import METRICS, Ranks, order_ranks
 
-__all__ = ["METRIC_NAMES", "OURS", "SHORT_HISTORY", "SLICES", "figures", "main", "read_runs", "text"]
+__all__ = [
+    "METRIC_NAMES",
+    "OURS",
+    "SEED",
+    "SHORT_HISTORY",
+    "SLICES",
+    "Columns",
+    "Drawn",
+    "Key",
+    "Run",
+    "Targets",
+    "figures",
+    "line",
+    "main",
+    "metrics",
+    "read_cells",
+    "read_runs",
+    "text",
+    "words",
+]
 
 OURS = "mosaic"
 """The method whose lead over each other one is a figure of its own."""
@@ -213,17 +232,18 @@ def _existing(path: Path) -> Path:
 
 def columns(targets: Targets, ranks_M: Tensor) -> dict[str, Tensor]:
     """Per-request values [B] float64 of every metric and slice that any request has a value in; NaN where undefined."""
-    found = _values(order_ranks(targets.offsets, ranks_M), METRIC_NAMES)
+    found = metrics(order_ranks(targets.offsets, ranks_M), METRIC_NAMES)
     whole = {name: found[name] for name in SLICE_METRICS}
     for part, keep_M in targets.item_slices.items():
-        values = _values(order_ranks(targets.offsets, ranks_M, keep_M), SLICE_METRICS)
+        values = metrics(order_ranks(targets.offsets, ranks_M, keep_M), SLICE_METRICS)
         found |= {f"{name}.{part}": column for name, column in values.items()}
     for part, keep_B in targets.request_slices.items():
         found |= {f"{name}.{part}": torch.where(keep_B, column, torch.nan) for name, column in whole.items()}
     return {name: column for name, column in found.items() if not bool(column.isnan().all())}
 
 
-def _values(ranks: Ranks, names: Sequence[str]) -> dict[str, Tensor]:
+def metrics(ranks: Ranks, names: Sequence[str]) -> dict[str, Tensor]:
+    """Per-request values [B] float64 of metrics by name, such as ``ndcg10``."""
     found = {}
     for name in names:
         metric = name.rstrip("0123456789")
@@ -232,35 +252,75 @@ def _values(ranks: Ranks, names: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
+Key = tuple[str, bool]
+"""A method or view, and whether it was refitted."""
+Columns = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The values of all methods of a cell, and what they are on average over the same resampled requests."""
+
+    cell: Cell
+    values: Mapping[Key, Sequence[Columns]]
+    """Per-request values [B] by name, an entry a seed."""
+    means: Mapping[Key, Sequence[Columns]]
+    """Means over resampled requests [R] by name, an entry a seed."""
+
+    @classmethod
+    def of(cls, cell: Cell, judge: Callable[[Targets, Tensor], Columns] | None = None) -> Drawn:
+        """Of the columns that ``judge`` makes of ranks, all of them unless one is given."""
+        judge = judge or columns
+        values = {key: [judge(cell.targets, j.ranks_M) for j in found] for key, found in cell.judged.items()}
+        everything = [column for by_seed in values.values() for found in by_seed for column in found.values()]
+        drawn = iter(resample_means(everything, num_resamples=NUM_RESAMPLES, seed=SEED).T)
+        means = {key: [{name: next(drawn) for name in found} for found in by_seed] for key, by_seed in values.items()}
+        return cls(cell, values, means)
+
+    def mean(self, key: Key, name: str) -> float:
+        """Over requests and seeds."""
+        return float(_stack(self.values[key], name).nanmean(0).mean())
+
+    def resampled(self, key: Key, name: str, seed: int = SEED) -> Tensor:
+        """Means [R] over resampled requests and seeds."""
+        return draw_seeds(_stack(self.means[key], name), seed)
+
+    def estimate(self, key: Key, name: str) -> Estimate:
+        """The mean with its interval."""
+        return of_resamples(self.mean(key, name), self.resampled(key, name))
+
+    def difference(self, first: Key, second: Key, name: str) -> Estimate:
+        """How much more the first has, paired over requests."""
+        value = self.mean(first, name) - self.mean(second, name)
+        return of_resamples(value, self.resampled(first, name) - self.resampled(second, name, SEED + 1))
+
+    def runs(self, *keys: Key) -> list[Run]:
+        """The runs of some methods."""
+        return [j.run for key in keys for j in self.cell.judged[key]]
+
+
 def accuracy_lines(cell: Cell) -> Iterator[dict[str, Any]]:
     """The metrics of every method of a cell, and the differences to ours."""
-    table = {key: [columns(cell.targets, j.ranks_M) for j in found] for key, found in cell.judged.items()}
-    everything = [column for by_seed in table.values() for found in by_seed for column in found.values()]
-    drawn = iter(resample_means(everything, num_resamples=NUM_RESAMPLES, seed=SEED).T)
-    means = {key: [{name: next(drawn) for name in found} for found in by_seed] for key, by_seed in table.items()}
+    drawn = Drawn.of(cell)
     prefix = f"accuracy.{cell.dataset}.{cell.protocol}"
-    for (method, refit), by_seed in table.items():
-        runs = [j.run for j in cell.judged[method, refit]]
-        ours = table.get((OURS, refit), []) if method != OURS else []
+    for (method, refit), by_seed in drawn.values.items():
+        key, ours = (method, refit), (OURS, refit)
         for name in by_seed[0]:
-            value, resampled_RS = _mean(by_seed, name), _stack(means[method, refit], name)
             metric, _, part = name.partition(".")
-            yield _line(
+            yield line(
                 ".".join(filter(None, (prefix, method, metric, "refit" if refit else "", part))),
-                of_resamples(value, draw_seeds(resampled_RS, SEED)),
+                drawn.estimate(key, name),
                 n=int((~by_seed[0][name].isnan()).sum()),
-                protocol=_words(cell.protocol, refit, part),
-                runs=runs,
+                protocol=words(cell.protocol, refit, part),
+                runs=drawn.runs(key),
             )
-        if ours:
-            first_R = draw_seeds(_stack(means[OURS, refit], "ndcg10"), SEED)
-            second_R = draw_seeds(_stack(means[method, refit], "ndcg10"), SEED + 1)
-            yield _line(
+        if method != OURS and ours in drawn.values:
+            yield line(
                 f"{prefix}.{OURS}.ndcg10_over_{method}" + (".refit" if refit else ""),
-                of_resamples(_mean(ours, "ndcg10") - _mean(by_seed, "ndcg10"), first_R - second_R),
-                n=len(ours[0]["ndcg10"]),
-                protocol=_words(cell.protocol, refit, "") + ", paired",
-                runs=[*(j.run for j in cell.judged[OURS, refit]), *runs],
+                drawn.difference(ours, key, "ndcg10"),
+                n=len(by_seed[0]["ndcg10"]),
+                protocol=words(cell.protocol, refit) + ", paired",
+                runs=drawn.runs(ours, key),
                 against=method,
             )
 
@@ -272,11 +332,11 @@ def quick_lines(cell: Cell) -> Iterator[dict[str, Any]]:
         return
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["method"]
     tiger = next(method["beauty"]["ndcg10"] for method in published if method["name"] == "TIGER, paper")
-    ndcg10 = [_values(order_ranks(cell.targets.offsets, j.ranks_M), ["ndcg10"])["ndcg10"].mean() for j in judged]
+    ndcg10 = [metrics(order_ranks(cell.targets.offsets, j.ranks_M), ["ndcg10"])["ndcg10"].mean() for j in judged]
     passed = [j.run for j, value in zip(judged, ndcg10, strict=True) if value >= tiger]
     if passed and len(passed) == len(judged):
         minutes = [float(run["train_s"]) / 60 for run in passed]
-        yield _line(
+        yield line(
             f"accuracy.{cell.dataset}.minutes_to_tiger",
             Estimate(sum(minutes) / len(minutes), min(minutes), max(minutes)),
             unit="min",
@@ -297,7 +357,7 @@ def cost_lines(prefix: str, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
             by_method.setdefault((name, run["refit"]), []).append(run)
     for (method, refit), own in by_method.items():
         seconds = [float(run["train_cpu_s"]) for run in own]
-        yield _line(
+        yield line(
             f"{prefix}.{method}.train_cpu_s" + (".refit" if refit else ""),
             Estimate(sum(seconds) / len(seconds), min(seconds), max(seconds)),
             unit="s",
@@ -307,7 +367,7 @@ def cost_lines(prefix: str, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         )
 
 
-def _line(
+def line(
     figure: str,
     found: Estimate,
     *,
@@ -317,6 +377,7 @@ def _line(
     unit: str = "1",
     against: str | None = None,
 ) -> dict[str, Any]:
+    """One figure, with the origin of the newest of its runs."""
     newest = sorted(runs, key=lambda run: str(run["date"]))[-1]
     return {
         "figure": figure,
@@ -334,7 +395,8 @@ def _line(
     }
 
 
-def _words(protocol: str, refit: bool, part: str) -> str:
+def words(protocol: str, refit: bool, part: str = "") -> str:
+    """The protocol of a figure in words."""
     trained = "trained again on train and validation" if refit else "trained on train"
     return ", ".join(
         filter(
@@ -349,11 +411,7 @@ def _words(protocol: str, refit: bool, part: str) -> str:
     )
 
 
-def _mean(by_seed: Sequence[Mapping[str, Tensor]], name: str) -> float:
-    return float(_stack(by_seed, name).nanmean(0).mean())
-
-
-def _stack(by_seed: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+def _stack(by_seed: Sequence[Columns], name: str) -> Tensor:
     return torch.stack([found[name] for found in by_seed], dim=1)
 
 

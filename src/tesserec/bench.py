@@ -21,13 +21,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tesserec.bench_codes import load_measured, measured_content, save_measured
 from tesserec.bench_results import Data, Fitted, Places, commit_of, files_of, lines_of, written
 from tesserec.bench_suite import DatasetConfig, Run
-from tesserec.bundle import Content, data_digest, load_content, load_state, save_content, save_state
+from tesserec.bundle import Content, data_digest, load_state, save_state
 from tesserec.data.interactions import shuffle_ties
 from tesserec.data.splits import split
 from tesserec.errors import TesserecError
-from tesserec.pipeline import fit_context, make_content, read_data, stamped, threads
+from tesserec.pipeline import fit_context, read_data, stamped, threads
 from tesserec.training.measure import Measured
 from tesserec.types import Catalog, FitContext, HasTrainingLog, Interactions
 from tesserec.work import Work
@@ -176,15 +177,17 @@ def _fitted(run: Run, data: Data, places: Places) -> tuple[Content, Fitted, Work
     work = Work(places.work / run.name, f"{run.digest}-{data.digest}")
     if run.plain is None:
         spent = _Spent(work)
-        content = work.stage(
+        measured = work.stage(
             "content",
-            partial(make_content, recipe, data.catalog, data.parts.train, spent.progress),
-            lambda place, made: save_content(place, made, data.catalog.items),
-            lambda place: load_content(place, data.catalog.items),
+            partial(measured_content, recipe, data.catalog, data.parts.train, spent.progress),
+            lambda place, made: save_measured(place, made, data.catalog.items),
+            lambda place: load_measured(place, data.catalog.items),
         )
+        content, tokenizer = measured.content, measured.costs
         context, events = fit_context(recipe, content, spent.progress, data.parts.validation), data.parts.train
     else:
         content, plain, _ = _fitted(run.plain, data, places)
+        tokenizer = plain.costs["tokenizer"]
         spent = _Spent(work)
         context, events = fit_context(recipe, content, spent.progress), data.parts.refit
         context = dataclasses.replace(context, warm_start=plain.state)
@@ -193,7 +196,7 @@ def _fitted(run: Run, data: Data, places: Places) -> tuple[Content, Fitted, Work
     assert work.folder is not None
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     spent.path.unlink(missing_ok=True)
-    return content, fitted, work
+    return content, dataclasses.replace(fitted, costs={**fitted.costs, "tokenizer": tokenizer}), work
 
 
 def _fit(run: Run, events: Interactions, catalog: Catalog, context: FitContext, spent: "_Spent") -> Fitted:

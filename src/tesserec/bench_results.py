@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from tesserec.bench_codes import code_figures
 from tesserec.bench_suite import Run
 from tesserec.bundle import Content
 from tesserec.data.splits import Split
@@ -68,7 +69,7 @@ class Fitted:
 
     state: ComponentState
     costs: Mapping[str, Any]
-    """``train_cpu_s``, ``train_s``, ``peak_rss_bytes`` and ``training_log``."""
+    """``train_cpu_s``, ``train_s``, ``peak_rss_bytes``, ``training_log`` and, in ``tokenizer``, those of the codes."""
 
 
 def lines_of(results: Path) -> dict[str, dict[str, Any]]:
@@ -148,6 +149,7 @@ def _judged(run: Run, data: Data, content: Content, fitted: Fitted, results: Pat
         "data_hash": data.digest,
         "split": dataclasses.asdict(parts.report),
         **fitted.costs,
+        "codes": code_figures(run.parsed(), content, parts.train),
         "parameters": sum(tensor.numel() for tensor in fitted.state.tensors.values()),
         "retrieve_s_per_1000": {name: one.costs["retrieve_s_per_1000"] for name, one in reports.items()},
         "metrics": {name: _means(one.metrics) for name, one in reports.items()},

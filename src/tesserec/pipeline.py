@@ -51,6 +51,7 @@ from tesserec.training.measure import Measured, memory_kept
 from tesserec.types import (
     Catalog,
     ComponentState,
+    Embedder,
     Estimates,
     FitContext,
     HasTrainingLog,
@@ -69,6 +70,7 @@ from tesserec.types import (
 from tesserec.work import Work
 
 __all__ = [
+    "embedded",
     "extended_content",
     "fit",
     "fit_context",
@@ -81,6 +83,7 @@ __all__ = [
     "serving_retriever",
     "stamped",
     "threads",
+    "tokenized",
     "update",
 ]
 
@@ -234,9 +237,7 @@ def extended_content(recipe: Recipe, content: Content, catalog: Catalog) -> Cont
     later = Catalog(Vocabulary(catalog.items.ids[known:]), catalog.frame[known:])
     vectors = embeddings = None
     if recipe.embedder is not None and content.embeddings is not None and content.embedder is not None:
-        embedder = fresh(recipe.embedder)
-        embedder.restore(content.embedder)
-        vectors = embedder.embed_new(later)
+        vectors = _embedded_later(recipe.embedder, content.embedder, later)
         embeddings = _joined(content.embeddings, vectors)
     semantic_ids = content.semantic_ids
     if isinstance(recipe.quantizer, CodesFile) and semantic_ids is not None:
@@ -321,24 +322,43 @@ class _Judged:
 
 def make_content(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
     """Vectors and codes of the items, as the recipe says; what learns from events learns from ``train``."""
-    embeddings = embedder_state = codebooks = semantic_ids = None
-    if recipe.embedder is not None:
-        progress("embed", 0, 1)
-        embedder = fresh(recipe.embedder)
-        embeddings, embedder_state = embedder.embed(catalog, train), embedder.state()
-        progress("embed", 1, 1, f"{embeddings.vectors_ND.shape[1]} features")
-    if recipe.quantizer is not None:
-        source = fresh(recipe.quantizer)
-        positives = train.positives()
-        side = SideInformation(
-            seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
-        )
-        counts_N = positives.item_counts()
-        semantic_ids = fit_semantic_ids(
-            source, catalog, embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
-        )
-        codebooks = None if isinstance(source, CodesFile) else source.state()
-    return Content(embeddings, semantic_ids, embedder_state, codebooks)
+    return tokenized(recipe, embedded(recipe, catalog, train, progress), catalog, train, progress)
+
+
+def embedded(recipe: Recipe, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+    """The vectors alone; nothing where the recipe names no embedder."""
+    if recipe.embedder is None:
+        return Content()
+    progress("embed", 0, 1)
+    embedder = fresh(recipe.embedder)
+    embeddings = embedder.embed(catalog, train)
+    progress("embed", 1, 1, f"{embeddings.vectors_ND.shape[1]} features")
+    return Content(embeddings, embedder=embedder.state())
+
+
+def _embedded_later(prototype: Embedder, state: ComponentState, catalog: Catalog) -> ItemEmbeddings:
+    embedder = fresh(prototype)
+    embedder.restore(state)
+    return embedder.embed_new(catalog)
+
+
+def tokenized(recipe: Recipe, content: Content, catalog: Catalog, train: Interactions, progress: Progress) -> Content:
+    """``content`` with the codes of its vectors; as it is where the recipe names no quantizer."""
+    if recipe.quantizer is None:
+        return content
+    source = fresh(recipe.quantizer)
+    positives = train.positives()
+    side = SideInformation(
+        seed=recipe.seed, device=recipe.fit.device, progress=progress, train=positives, catalog=catalog
+    )
+    if recipe.embedder is not None and content.embedder is not None:
+        side = dataclasses.replace(side, embed=partial(_embedded_later, recipe.embedder, content.embedder))
+    counts_N = positives.item_counts()
+    semantic_ids = fit_semantic_ids(
+        source, catalog, content.embeddings, side, collisions=recipe.collisions, popularity_N=counts_N
+    )
+    codebooks = None if isinstance(source, CodesFile) else source.state()
+    return dataclasses.replace(content, semantic_ids=semantic_ids, codebooks=codebooks)
 
 
 def _judge_all(run: _Run, methods: Mapping[str, Retriever]) -> dict[str, _Judged]:

@@ -9,7 +9,7 @@ they are dense integers, and ``Vocabulary`` is where the two meet. Index tensors
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -601,6 +601,8 @@ class SideInformation:
     train: Interactions | None = None
     """The training events that may be targets."""
     catalog: Catalog | None = None
+    embed: Callable[[Catalog], ItemEmbeddings] | None = None
+    """The embedder of the features, for other texts: vectors in their space."""
     item_N: Tensor | None = None
     """The item of each row of the features, int64; None where row ``i`` is item ``i``."""
 

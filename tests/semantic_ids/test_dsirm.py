@@ -1,5 +1,6 @@
 """DSIRM: the loss by hand, and a quiet factor by which queries ask."""
 
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,11 +8,15 @@ from tests.semantic_ids import two_factors
 from tests.semantic_ids.two_factors import randn
 
 from tesserec.config import build_component
+from tesserec.data.interactions import read_events
 from tesserec.errors import DataError
+from tesserec.pipeline import make_content
+from tesserec.recipe import parse_recipe
 from tesserec.semantic_ids import RQVAE, QueryBridge, RQVAETraining
 from tesserec.semantic_ids.composition import LossSetup, QuantizerLoss
+from tesserec.semantic_ids.dsirm import title_queries
 from tesserec.semantic_ids.rq_network import Network
-from tesserec.types import SideInformation
+from tesserec.types import Catalog, ItemEmbeddings, SideInformation, Vocabulary, silent
 
 QUICK = RQVAETraining(num_steps=20, batch_size=64)
 
@@ -114,3 +119,42 @@ def test_a_recipe_names_it():
 def test_refuses_tables_that_do_not_fit(tables, message):
     with pytest.raises(DataError, match=message):
         QueryBridge().module(setup(randn(3, 3), **tables))
+
+
+TITLES = ["Red rose soap", "red ROSE oil", "green tea soap", "green tea oil", "soap", ""]
+
+
+def embed(catalog):
+    """One feature a colour; nothing for texts without one."""
+    rows = [[float("red" in text), float("green" in text)] for text in catalog.texts]
+    return ItemEmbeddings(torch.tensor(rows), "colours")
+
+
+def test_queries_are_words_that_a_few_titles_have_in_common():
+    catalog = Catalog(Vocabulary.of(range(len(TITLES))), pl.DataFrame({"title": TITLES}))
+    tables = title_queries(SideInformation(catalog=catalog, embed=embed))
+    assert torch.equal(tables["query_vectors"], torch.tensor([[0.0, 1], [1, 0]]))  # green tea, red rose
+    assert tables["query_items"].tolist() == [[0, 2], [0, 3], [1, 0], [1, 1]]
+    many = Catalog(Vocabulary.of(range(21)), pl.DataFrame({"title": ["red rose"] * 21}))
+    with pytest.raises(DataError, match="no two words are in the titles of 2 to 20 items"):
+        title_queries(SideInformation(catalog=many, embed=embed))
+    with pytest.raises(DataError, match="queries of titles need catalog and embedder"):
+        title_queries(SideInformation(catalog=catalog))
+
+
+def test_a_pipeline_gives_what_queries_of_titles_need():
+    titles = [f"{colour} {thing} {n}" for colour in ("red", "green") for thing in ("soap", "oil") for n in range(4)]
+    catalog = Catalog(Vocabulary.of(range(16)), pl.DataFrame({"title": titles}))
+    table = {
+        "embedder": {"class": "tesserec.embedders.tfidf_svd:TfidfSVD", "num_features": 4},
+        "semantic_ids": {
+            **{"class": "tesserec.semantic_ids.rq_vae:RQVAE", "num_levels": 2, "codebook_size": 4},
+            **{"hidden_sizes": [8], "num_latents": 4, "training": {"num_steps": 3, "batch_size": 8}},
+            "losses": [{"class": "tesserec.semantic_ids.dsirm:QueryBridge", "queries": "titles"}],
+        },
+        "retriever": {"class": "tesserec.retrievers.popularity:Popularity"},
+    }
+    events = read_events({"user_id": [0] * 16, "item_id": list(range(16)), "timestamp": list(range(16))})
+    content = make_content(parse_recipe(table), catalog, events, silent)
+    assert content.semantic_ids is not None
+    assert len(content.semantic_ids) == 16

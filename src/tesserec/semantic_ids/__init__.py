@@ -12,6 +12,7 @@ from tesserec.semantic_ids.drq import DRQ
 from tesserec.semantic_ids.dsirm import QueryBridge
 from tesserec.semantic_ids.expansion import ForeignItems, expand
 from tesserec.semantic_ids.fsq import FSQ, RQFSQ
+from tesserec.semantic_ids.hashed import HashedCodes
 from tesserec.semantic_ids.letter import CollaborativeAlignment, Diversity
 from tesserec.semantic_ids.namespaces import Namespaces
 from tesserec.semantic_ids.plum import CoOccurrence
@@ -47,6 +48,7 @@ __all__ = [
     "Diversity",
     "DualAlignment",
     "ForeignItems",
+    "HashedCodes",
     "Namespaces",
     "Nearest",
     "OrthogonalLevels",

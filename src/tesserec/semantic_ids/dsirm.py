@@ -5,14 +5,19 @@ Adds: queries go through the same encoder and codebooks as items; symmetric Info
     query and of an item that answers it.
 Differs: this loss only: the code of the category at the first level, the model from query text to codes and the feature
     of the ranker are not here; queries pull the encoder towards the codes but are not reconstructed; weight 0.1 and
-    temperature 0.1 are ours. Queries come as tables of ``SideInformation``: no pipeline makes them yet.
-Checked: tests/semantic_ids/test_dsirm.py (the loss by hand; a quiet factor by which queries ask).
+    temperature 0.1 are ours. Where there is no log of queries they may be made of titles: two neighbouring words that
+    a few titles have in common, answered by the items of these.
+Checked: tests/semantic_ids/test_dsirm.py (the loss by hand; a quiet factor by which queries ask; queries of titles).
 
 Dimensions: N rows of the features · Q queries · P pairs of a query and an item · B batch · D features.
 """
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal
 
+import polars as pl
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +25,12 @@ from tesserec.config import Field, component
 from tesserec.errors import DataError
 from tesserec.semantic_ids import residual
 from tesserec.semantic_ids.composition import LossRecord, LossSetup, info_nce
+from tesserec.types import Catalog, SideInformation, Vocabulary
 
-__all__ = ["QueryBridge"]
+__all__ = ["QueryBridge", "title_queries"]
+
+MAX_ITEMS = 20
+"""Items that a query of titles has at most: what more have in common is no query."""
 
 
 @component
@@ -29,7 +38,7 @@ class QueryBridge:
     """Pulls together the quantized vectors of queries and of the items that answer them.
 
     ``SideInformation.tables`` holds ``query_vectors`` [Q, D], in the space of the features, and ``query_items`` [P, 2],
-    int64: the query and an item that answers it.
+    int64: the query and an item that answers it; unless queries are made of titles.
     """
 
     weight: Annotated[float, Field(ge=0)] = 0.1
@@ -40,10 +49,12 @@ class QueryBridge:
     """Pull of a query's latents towards their codes."""
     batch_size: Annotated[int, Field(gt=1)] = 256
     """Pairs a batch."""
+    queries: Literal["tables", "titles"] = "tables"
+    """Where queries come from."""
 
     def module(self, setup: LossSetup) -> nn.Module:
         """Raises ``DataError`` where a table is missing, of another width, not finite, or names no query or item."""
-        tables = setup.side.tables
+        tables = setup.side.tables if self.queries == "tables" else title_queries(setup.side)
         if "query_vectors" not in tables or "query_items" not in tables:
             raise DataError("QueryBridge reads the tables query_vectors and query_items: give SideInformation both")
         queries_QD = residual.check_features(tables["query_vectors"], setup.features_ND.shape[1])
@@ -60,6 +71,26 @@ class QueryBridge:
         if not len(pairs_P2):
             raise DataError("no item of the features answers a query: leave QueryBridge out")
         return _QueryBridge(self, setup, queries_QD.to(setup.features_ND.device), pairs_P2)
+
+
+def title_queries(side: SideInformation) -> Mapping[str, Tensor]:
+    """Both tables, with queries of two neighbouring words that the titles of 2 to ``MAX_ITEMS`` items have.
+
+    Raises ``DataError`` where there is no catalog, no embedder of its text, or no such query.
+    """
+    if side.catalog is None or side.embed is None:
+        raise DataError("queries of titles need catalog and embedder: fit in a pipeline, or give SideInformation both")
+    items_of: dict[str, list[int]] = {}
+    for item, title in enumerate(side.catalog.titles):
+        for query in {f"{a} {b}" for a, b in pairwise(re.findall(r"\w+", title.lower()))}:
+            items_of.setdefault(query, []).append(item)
+    queries = sorted(query for query, items in items_of.items() if 2 <= len(items) <= MAX_ITEMS)
+    if not queries:
+        raise DataError(f"no two words are in the titles of 2 to {MAX_ITEMS} items: give queries as tables")
+    made = side.embed(Catalog(Vocabulary.of(queries), pl.DataFrame({"text": queries})))
+    pairs_P2 = torch.tensor([[number, item] for number, query in enumerate(queries) for item in items_of[query]])
+    known_Q = made.vectors_ND.any(1)
+    return {"query_vectors": made.vectors_ND, "query_items": pairs_P2[known_Q[pairs_P2[:, 0]]]}
 
 
 class _QueryBridge(nn.Module):

@@ -46,7 +46,7 @@ DATASET = (
 
 def main() -> None:
     """Make the vectors, measure each method in fresh processes, record the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.semantic_ids", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.semantic_ids.kmeans", description=__doc__)
     parser.add_argument("--items", type=int, default=NUM_ITEMS, help="another number is printed, not recorded")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a method (default: 3)")
     parser.add_argument("--measure", choices=METHODS, help="measure this method in this process and print")
@@ -87,7 +87,7 @@ def vectors(num_items: int) -> np.ndarray[Any, Any]:
 
 def in_fresh_process(method: str, path: Path) -> dict[str, Any]:
     """What ``measure`` finds in a new interpreter."""
-    command = [sys.executable, "-m", "benchmarks.semantic_ids", "--measure", method, "--vectors", str(path)]
+    command = [sys.executable, "-m", "benchmarks.semantic_ids.kmeans", "--measure", method, "--vectors", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": str(THREADS)}
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return dict(json.loads(found.stdout))
