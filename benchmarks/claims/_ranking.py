@@ -41,7 +41,7 @@ class RankingConfig:
             epochs=10, batch_size=2048, learning_rate=3e-3, schedule="constant", patience=2
         )
     )
-    num_validated: int = 2000
+    num_validated: int = 1000
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def trained(config: RankingConfig, parts: Parts, train: Interactions, validation
 def auc(config: RankingConfig, model: nn.Module, holdout: Holdout, train: Interactions) -> Values:
     """The share of negatives that score below the target, of each request (the mean over its targets), by popularity.
 
-    ``auc`` is over all targets, ``auc_cold`` over those without training events, ``auc_rare`` over those with few.
+    ``auc`` is over all targets, ``cold_auc`` over those without training events, ``rare_auc`` over those with few.
     A target's negatives are the same for every model: drawn from the items of its group that the user did not have.
     """
     assert isinstance(model, _Model)
@@ -169,7 +169,7 @@ def auc(config: RankingConfig, model: nn.Module, holdout: Holdout, train: Intera
         logits_MC = torch.cat([model.score(users_BD[row_M[p]], table_ND[items_MC[p]]) for p in parts])
     below_MC = (logits_MC[:, 1:] < logits_MC[:, :1]).double() + 0.5 * (logits_MC[:, 1:] == logits_MC[:, :1]).double()
     auc_M = (below_MC * legal_MC).sum(1) / legal_MC.sum(1)
-    slices = {"auc": group_N[target_M] >= 0, "auc_cold": group_N[target_M] == 1, "auc_rare": group_N[target_M] == 2}
+    slices = {"auc": group_N[target_M] >= 0, "cold_auc": group_N[target_M] == 1, "rare_auc": group_N[target_M] == 2}
     return {name: _request_means(auc_M, keep_M, row_M, len(holdout)) for name, keep_M in slices.items()}
 
 

@@ -105,7 +105,7 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
             ("ndcg10", "ndcg10"),
             ("recall10", "recall10"),
         ):
-            at = f"crab.{figure}_{name}"
+            at = f"crab.{figure}" + ("" if name == MAIN else f"_{name}")
             cells.difference(at, found[name], found["plain"], metric, against=against, protocol=protocol)
         save_gini(cells, shop, name, found)
     if set(found["plain"]) == set(cells.seeds):
@@ -137,7 +137,7 @@ def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Va
     at = float(differences_SR[:, 0].mean())
     interval = spread(draw_seeds(differences_SR[:, 1:].T, 0), at)
     cells.figure(
-        f"crab.gini10_{name}",
+        "crab.gini10" + ("" if name == MAIN else f"_{name}"),
         at,
         low=interval.low,
         high=interval.high,

@@ -44,9 +44,8 @@ LEAST_EVENTS = (5, 50, 500)
 """Training targets that a prefix needs to have a vector of its own."""
 COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS = 0.05, 3000, 50
 PROTOCOL = (
-    "cold_items, a twentieth of the items withheld; recall at 50 of withheld targets among all items; the brief asks for "
-    "5 times the rate of hashed ids, and TIGER (arXiv 2305.05065) is before content neighbours where it may answer with "
-    "a tenth of cold items or more"
+    "cold_items, a twentieth of the items withheld; recall at 50 of withheld targets among all items; "
+    "TIGER (arXiv 2305.05065) is better than content neighbours where a tenth of its answers or more may be cold"
 )
 
 
