@@ -15,7 +15,7 @@ DEMO := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check prove mutate bench accuracy docs clean
+.PHONY: help demo test check prove mutate bench accuracy claims docs clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to make
@@ -48,6 +48,11 @@ bench: $(DEV) ## measure again what begins with FIGURE=, for example FIGURE=hous
 accuracy: $(CORE) ## compare methods on public data: DATA=folder, ONLY='beauty.last_out.*' for some runs
 	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make accuracy DATA=/path/to/data" >&2; exit 1; }
 	$(BIN)/tesserec bench benchmarks/accuracy/suite.toml --data "$(DATA)" --out benchmarks/results/ranks --only '$(ONLY)'
+
+claims: $(CORE) ## effects of single methods on public data: DATA=folder, ONLY='dense.seed0' for some cells
+	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make claims DATA=/path/to/data" >&2; exit 1; }
+	set -e; for claim in rq_fsq cold_auc expansion crab; do \
+		$(BIN)/python -m benchmarks.claims.$$claim --data "$(DATA)" --only '$(ONLY)'; done
 
 docs: $(DEV) ## write the generated pages and sections again
 	$(BIN)/python -m tools.docs

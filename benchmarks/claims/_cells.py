@@ -100,6 +100,10 @@ class Cells:
         )
         print(f"{name}.seed{seed}: {metric} {at.mean:.4f}, {cost.seconds:.0f} s", flush=True)
 
+    def complete(self, *sides: Mapping[int, Values]) -> bool:
+        """Whether each has all seeds."""
+        return all(set(side) == set(self.seeds) for side in sides)
+
     def difference(
         self,
         figure: str,
@@ -111,7 +115,7 @@ class Cells:
         protocol: str,
     ) -> None:
         """A figure of first minus second over requests and seeds; none unless both have the same seeds, all of them."""
-        if not set(first) == set(second) == set(self.seeds):
+        if not self.complete(first, second):
             return
         sides = [torch.stack([side[seed][metric] for seed in self.seeds]) for side in (first, second)]
         found = paired(*sides)

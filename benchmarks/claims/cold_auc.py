@@ -20,8 +20,6 @@ from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.training.loop import seeded
 from tesserec.types import SemanticIds, SideInformation
 
-FIGURES = ("claims.cold_auc.cells.*.*", "claims.prefixmem.*", "claims.sentencepiece.*")
-
 NUM_CODES, NUM_RUNS = 768, 3
 """Rows of single codes (three levels of 256), and runs of levels that PrefixMem hashes: (1, 2), (2, 3), (1, 2, 3)."""
 MAX_ROWS = (256, 1024, 4096)
@@ -37,7 +35,7 @@ METHODS = {"memory": "prefixmem", "pieces": "sentencepiece"}
 """Key set → the claim."""
 SOURCES = {
     "memory": "the source (PrefixMem, arXiv 2606.00324): Recall@100 of a generator +22 %, long-tail prefixes +115 %",
-    "pieces": "the source (Singh et al., arXiv 2306.08121): pieces are better than random hashing of ids, overall and on new items",
+    "pieces": "the source (Singh et al., arXiv 2306.08121): pieces are better than random hashing, also on new items",
 }
 
 

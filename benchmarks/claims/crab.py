@@ -25,8 +25,6 @@ from tesserec.semantic_ids.diagnostics import popularity_shares
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.types import PAD, Catalog, FitContext, Holdout, ItemEmbeddings, SemanticIds, SideInformation
 
-FIGURES = ("claims.crab.cells.*.*", "claims.crab.*")
-
 SHARES = {"split_5": 0.05, "split_10": 0.1, "split_20": 0.2}
 """Variant → share of the codes in use that may be split; the paper's is a tenth."""
 MAIN = "split_10"
@@ -108,7 +106,7 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
             at = f"crab.{figure}" + ("" if name == MAIN else f"_{name}")
             cells.difference(at, found[name], found["plain"], metric, against=against, protocol=protocol)
         save_gini(cells, shop, name, found)
-    if set(found["plain"]) == set(cells.seeds):
+    if cells.complete(found["plain"]):
         exposure = torch.stack([found["plain"][seed]["exposure"].nanmean() for seed in cells.seeds])
         cells.figure(
             "crab.exposure_before",
@@ -122,7 +120,7 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
 
 def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Values]]) -> None:
     """How unequally the items of the catalog are shown, after less before; nothing until all seeds are there."""
-    if not set(found[name]) == set(found["plain"]) == set(cells.seeds):
+    if not cells.complete(found[name], found["plain"]):
         return
     counts_N = shop.parts.train.positives().item_counts()
     history = shop.holdout.requests.history.as_ragged()

@@ -38,8 +38,6 @@ from tesserec.types import (
     Vocabulary,
 )
 
-FIGURES = ("claims.expansion.cells.*.*", "claims.expansion.*")
-
 LEAST_EVENTS = (5, 50, 500)
 """Training targets that a prefix needs to have a vector of its own."""
 COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS = 0.05, 3000, 50
@@ -132,7 +130,7 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
     """At each strength: how often withheld items are found, by text codes against hashed ones."""
     for least in LEAST_EVENTS:
         codes, hashed = found[f"codes_{least}"], found[f"hashed_{least}"]
-        if not set(codes) == set(hashed) == set(cells.seeds):
+        if not cells.complete(codes, hashed):
             continue
         protocol = f"{PROTOCOL}; vectors of prefixes from {least} targets on"
         cells.difference(

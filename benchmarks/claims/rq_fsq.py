@@ -23,8 +23,6 @@ from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.training.loop import seeded
 from tesserec.types import SemanticIds, SideInformation
 
-FIGURES = ("claims.rq_fsq.cells.*.*", "claims.rq_fsq.*")
-
 NUM_FEATURES, FLOAT_BITS = 256, 32
 KEPT = {"15x": 128, "30x": 62, "60x": 28}
 """Features that RQ-FSQ keeps, by how many times smaller the item's vector gets."""
@@ -111,6 +109,8 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
     cells.difference("rq_fsq.grid_auc_over_dense_33x", *pair, "auc", against=against, protocol=protocol)
     pair = found["dense"], found["ids"]
     cells.difference("rq_fsq.dense_auc_over_ids", *pair, "auc", against="ids alone", protocol=protocol)
+    if not cells.complete(found[f"rq_fsq_{MAIN}"], found["dense"]):
+        return
     cells.figure(
         "rq_fsq.compression",
         dense_bits / (NUM_LEVELS * 8 + KEPT[MAIN] * 4),
