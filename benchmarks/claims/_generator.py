@@ -7,7 +7,7 @@ from tesserec.training.loop import TrainingConfig
 __all__ = ["generator"]
 
 
-def generator(min_events: int = 5, epochs: int = 6) -> Mosaic:
+def generator(min_events: int = 5, epochs: int = 5) -> Mosaic:
     """A fresh one; a prefix with at least ``min_events`` training targets has a vector of its own in the tree."""
     return Mosaic(
         model=TransformerConfig(width=64, num_layers=1, num_heads=2, dropout=0.2),
