@@ -2,13 +2,15 @@
 
 Every variant adds its features to the same rows of ids. ``rq_fsq_30x`` keeps the first features of the content vector
 (they come in order of variance) at 4 bits each beside three codes of 8 bits, which is a thirtieth of the dense vector's
-bits; ``grid_33x`` has the 4-bit features alone, ``kmeans_30x`` spends as many bits on codes alone, and ``kmeans_341x``
-is the plain Semantic ID of three codes.
+bits, and has rows for the prefixes of the codes, as the source has; ``codes_fsq_30x`` has rows for single codes, and
+``grid_33x`` the 4-bit features alone. ``kmeans_30x`` spends as many bits on codes alone, and ``kmeans_341x`` is the
+plain Semantic ID of three codes.
 
 Dimensions: N items · F features of the dense vector.
 """
 
 import math
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -24,13 +26,42 @@ from tesserec.training.loop import seeded
 from tesserec.types import SemanticIds, SideInformation
 
 NUM_FEATURES, FLOAT_BITS = 256, 32
-KEPT = {"15x": 128, "30x": 62, "60x": 28}
-"""Features that RQ-FSQ keeps, by how many times smaller the item's vector gets."""
+GRID_SIZE, GRID_BITS = 16, 4
+CODEBOOK_SIZE, CODE_BITS = 256, 8
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a variant adds to the rows of ids."""
+
+    dense: bool = False
+    """The whole vector."""
+    kept: int = 0
+    """Its first features, rounded to a grid."""
+    levels: int = 0
+    """Codes."""
+    keys: SIDKeys = field(default_factory=lambda: SIDKeys(kind="codes"))
+    """Which rows the codes have."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of an item."""
+        return self.dense * NUM_FEATURES * FLOAT_BITS + self.kept * GRID_BITS + self.levels * CODE_BITS
+
+
+PREFIXES = SIDKeys(kind="prefixes", max_rows=1 << 14)
 MAIN = "30x"
-NUM_LEVELS, LEVELS = 3, {"30x": 34, "341x": 3}
-"""Levels of RQ-FSQ's codes, and of residual k-means alone, likewise."""
-VARIANTS = ("ids", "dense", *(f"rq_fsq_{x}" for x in KEPT), "grid_33x", *(f"kmeans_{x}" for x in LEVELS))
-GRID_SIZE, CODEBOOK_SIZE, MAX_ROWS = 16, 256, 4096
+RQ_FSQ = {"15x": 128, "30x": 62, "60x": 28}
+"""Features that RQ-FSQ keeps, by how many times smaller the item's vector gets."""
+VARIANTS = {
+    "ids": Features(),
+    "dense": Features(dense=True),
+    **{f"rq_fsq_{times}": Features(kept=kept, levels=3, keys=PREFIXES) for times, kept in RQ_FSQ.items()},
+    "codes_fsq_30x": Features(kept=RQ_FSQ[MAIN], levels=3),
+    "grid_33x": Features(kept=RQ_FSQ[MAIN]),
+    "kmeans_341x": Features(levels=3, keys=PREFIXES),
+    "kmeans_30x": Features(levels=34),
+}
 SOURCE = "the source (LinkedIn, arXiv 2606.01396): AUC +0.351 % for RQ-FSQ at about 30 times, +0.213 % for plain codes"
 
 
@@ -41,79 +72,59 @@ def main(arguments: list[str] | None = None) -> int:
     parts = split(cells.interactions, cells.split_config("global_time"))
     vectors_NF = TfidfSVD(num_features=NUM_FEATURES).embed(cells.catalog).vectors_ND
     variants: dict[str, tuple[object, Run]] = {}
-    for name in VARIANTS:
-        variants[name] = (config, partial(cell, config, parts, vectors_NF, name))
+    for name, features in VARIANTS.items():
+        variants[name] = ((config, features), partial(cell, config, parts, vectors_NF, features))
     save(cells, cells.run(variants, "auc"))
     return 0
 
 
-def cell(config: RankingConfig, parts: Split, vectors_NF: Tensor, variant: str, seed: int) -> Values:
+def cell(config: RankingConfig, parts: Split, vectors_NF: Tensor, features: Features, seed: int) -> Values:
     """AUC of one variant with one seed; codes are learnt from items with training events."""
-    features = features_of(variant, config, vectors_NF, parts.train.positives().item_counts() > 0, seed)
-    model = trained(config, features, parts.train, parts.validation, seed)
+    known_N = parts.train.positives().item_counts() > 0
+    floats_NF = vectors_NF * math.sqrt(NUM_FEATURES) if features.dense else None
+    codes = None
+    if features.kept:
+        floats_NF, codes_NL, sizes = both_branches(vectors_NF[:, : features.kept], known_N, seed)
+    elif features.levels:
+        kmeans = residual_k_means(features.levels)
+        kmeans.fit(vectors_NF[known_N], SideInformation(seed=seed))
+        codes_NL, sizes = kmeans.encode(vectors_NF), kmeans.codebook_sizes
+    if features.levels:
+        with seeded(seed):
+            codes = SIDFeatures(SemanticIds(codes_NL, sizes, "claims"), features.keys, config.width)
+    model = trained(config, Parts(True, floats_NF, codes), parts.train, parts.validation, seed)
     return auc(config, model, parts.test, parts.train)
 
 
-def features_of(variant: str, config: RankingConfig, vectors_NF: Tensor, known_N: Tensor, seed: int) -> Parts:
-    """What the model knows of the items beside their ids."""
-    method, _, compression = variant.rpartition("_")
-    if variant == "ids":
-        return Parts(own=True)
-    if variant == "dense":
-        return Parts(own=True, floats_NF=vectors_NF * math.sqrt(NUM_FEATURES))
-    levels = LEVELS[compression] if method == "kmeans" else NUM_LEVELS
-    kmeans = ResidualKMeans(num_levels=levels, codebook_size=CODEBOOK_SIZE, num_iterations=10)
-    if method == "kmeans":
-        kmeans.fit(vectors_NF[known_N], SideInformation(seed=seed))
-        codes_NL, sizes = kmeans.encode(vectors_NF), kmeans.codebook_sizes
-        keys = SIDKeys(kind="prefixes" if compression == "341x" else "codes", max_rows=MAX_ROWS)
-        return Parts(own=True, codes=rows_of(codes_NL, sizes, keys, config, seed))
-    quantizer = RQFSQ(coarse=kmeans, grid_size=GRID_SIZE)
-    kept_NF = vectors_NF[:, : KEPT.get(compression, KEPT[MAIN])]
-    quantizer.fit(kept_NF[known_N], SideInformation(seed=seed))
-    floats_NF, codes_NL, sizes = both_branches(quantizer, kept_NF)
-    if method == "grid":
-        return Parts(own=True, floats_NF=floats_NF)
-    keys = SIDKeys(kind="prefixes", max_rows=MAX_ROWS)
-    return Parts(own=True, floats_NF=floats_NF, codes=rows_of(codes_NL, sizes, keys, config, seed))
+def residual_k_means(num_levels: int) -> ResidualKMeans:
+    """Ten rounds are enough: they are most of the cost of many levels."""
+    return ResidualKMeans(num_levels=num_levels, codebook_size=CODEBOOK_SIZE, num_iterations=10)
 
 
-def both_branches(quantizer: RQFSQ, kept_NF: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def both_branches(kept_NF: Tensor, known_N: Tensor, seed: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """The rounded features, as large as those they stand for, and the residual quantizer's codes and their sizes."""
-    codes_NL, sizes, levels = quantizer.encode(kept_NF), quantizer.codebook_sizes, len(quantizer.coarse.codebook_sizes)
+    quantizer, levels = RQFSQ(coarse=residual_k_means(3), grid_size=GRID_SIZE), 3
+    quantizer.fit(kept_NF[known_N], SideInformation(seed=seed))
+    codes_NL, sizes = quantizer.encode(kept_NF), quantizer.codebook_sizes
     scale_F = quantizer.state().tensors["scale"] * math.sqrt(NUM_FEATURES)
     return grid_values(codes_NL[:, levels:], sizes[levels:]) * scale_F, codes_NL[:, :levels], sizes[:levels]
 
 
-def rows_of(codes_NL: Tensor, sizes: tuple[int, ...], keys: SIDKeys, config: RankingConfig, seed: int) -> SIDFeatures:
-    """Rows of the keys of codes, untrained."""
-    with seeded(seed):
-        return SIDFeatures(SemanticIds(codes_NL, sizes, "claims"), keys, config.width)
-
-
 def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
     """RQ-FSQ at each compression against dense features, and at the source's against codes and ids alone."""
-    dense_bits = NUM_FEATURES * FLOAT_BITS
     protocol = f"AUC within requests of global_time; {SOURCE}"
-    for compression, kept in KEPT.items():
-        bits = NUM_LEVELS * 8 + kept * 4
-        pair = found[f"rq_fsq_{compression}"], found["dense"]
-        against = f"dense features; {bits} bits an item in place of {dense_bits}"
-        figure = "rq_fsq.auc_over_dense" + ("" if compression == MAIN else f"_{compression}")
-        cells.difference(figure, *pair, "auc", against=against, protocol=protocol)
-    for other in ("ids", "grid_33x", "kmeans_30x", "kmeans_341x"):
-        pair = found["rq_fsq_30x"], found[other]
-        cells.difference(f"rq_fsq.auc_over_{other}", *pair, "auc", against=other, protocol=protocol)
-    pair = found["grid_33x"], found["dense"]
-    against = f"dense features; the rounded features alone, {KEPT[MAIN] * 4} bits an item in place of {dense_bits}"
-    cells.difference("rq_fsq.grid_auc_over_dense_33x", *pair, "auc", against=against, protocol=protocol)
-    pair = found["dense"], found["ids"]
-    cells.difference("rq_fsq.dense_auc_over_ids", *pair, "auc", against="ids alone", protocol=protocol)
+    pairs = {f"auc_over_dense_{times}": (f"rq_fsq_{times}", "dense") for times in RQ_FSQ}
+    pairs["auc_over_dense"] = pairs.pop(f"auc_over_dense_{MAIN}")
+    pairs |= {f"auc_over_{other}": (f"rq_fsq_{MAIN}", other) for other in ("ids", "kmeans_341x", "kmeans_30x")}
+    pairs |= {f"{name}_over_dense": (name, "dense") for name in ("codes_fsq_30x", "grid_33x", "ids")}
+    for figure, (first, second) in pairs.items():
+        against = f"{second}; {VARIANTS[first].bits} bits an item in place of {VARIANTS[second].bits}, ids left out"
+        cells.difference(f"rq_fsq.{figure}", found[first], found[second], "auc", against=against, protocol=protocol)
     if not cells.complete(found[f"rq_fsq_{MAIN}"], found["dense"]):
         return
     cells.figure(
         "rq_fsq.compression",
-        dense_bits / (NUM_LEVELS * 8 + KEPT[MAIN] * 4),
+        VARIANTS["dense"].bits / VARIANTS[f"rq_fsq_{MAIN}"].bits,
         "ratio",
         against=f"{NUM_FEATURES} floats of {FLOAT_BITS} bits",
         protocol=f"bits of an item, dense over RQ-FSQ's; {SOURCE}",

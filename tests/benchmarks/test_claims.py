@@ -83,8 +83,8 @@ def test_figures_compare_cells_request_by_request(shop, tmp_path):
     for only in ("ids.*", "dense.*"):
         assert rq_fsq.main(arguments(shop, tmp_path, "--only", only)) == 0
     found = {line["figure"]: line for line in lines(tmp_path)}
-    line = found["claims.rq_fsq.dense_auc_over_ids"]
-    cells = [found[f"claims.rq_fsq.cells.{name}.seed0"]["value"] for name in ("dense", "ids")]
+    line = found["claims.rq_fsq.ids_over_dense"]
+    cells = [found[f"claims.rq_fsq.cells.{name}.seed0"]["value"] for name in ("ids", "dense")]
     assert line["value"] == pytest.approx(cells[0] - cells[1])
     assert line["low"] <= line["value"] <= line["high"]
     assert "claims.rq_fsq.auc_over_dense" not in found
