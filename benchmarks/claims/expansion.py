@@ -20,7 +20,7 @@ from benchmarks.claims._generator import generator
 from tesserec.data.splits import split
 from tesserec.embedders.tfidf_svd import TfidfSVD
 from tesserec.evaluation.evaluate import ask
-from tesserec.evaluation.intervals import draw_seeds, of_resamples, resample_means
+from tesserec.evaluation.intervals import estimate
 from tesserec.evaluation.metrics import rank_relevant, recall
 from tesserec.pipeline import first_items
 from tesserec.semantic_ids.build import fit_semantic_ids
@@ -40,6 +40,7 @@ from tesserec.types import (
 
 LEAST_EVENTS = (5, 50, 500)
 """Training targets that a prefix needs to have a vector of its own."""
+MAIN = 50
 COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS = 0.05, 3000, 50
 PROTOCOL = (
     "cold_items, a twentieth of the items withheld; recall at 50 of withheld targets among all items; "
@@ -141,23 +142,23 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
             against="hashed ids",
             protocol=protocol,
         )
-        columns = [side[seed]["recall50"] for side in (codes, hashed) for seed in cells.seeds]
-        means_R2S = resample_means(columns, num_resamples=1000, seed=0)
-        codes_R, hashed_R = (draw_seeds(half, s) for s, half in enumerate(means_R2S.chunk(2, dim=1)))
-        rates = [float(torch.stack(half).nanmean()) for half in (columns[: len(codes)], columns[len(codes) :])]
-        # hashed ids may find nothing at all: half a hit more on both sides keeps the ratio finite
-        half_hit = 0.5 / sum(len(column) for column in columns[: len(codes)])
-        ratio = (rates[0] + half_hit) / (rates[1] + half_hit)
-        interval = of_resamples(ratio, (codes_R + half_hit) / (hashed_R + half_hit))
+        found_codes, found_hashed = (
+            estimate(torch.stack([side[seed]["recall50"] for seed in cells.seeds])) for side in (codes, hashed)
+        )
+        num_requests = len(codes[cells.seeds[0]]["recall50"])
+        half_hit = 0.5 / num_requests
         cells.figure(
-            f"expansion.times_hashed_{least}",
-            ratio,
+            "expansion.times_hashed" + suffix,
+            (found_codes.mean + half_hit) / (found_hashed.mean + half_hit),
             "ratio",
-            low=min(interval.low, ratio),
-            high=max(interval.high, ratio),
-            n=len(columns[0]),
-            against=f"hashed ids, which find {rates[1]:.5f} of the targets; codes find {rates[0]:.5f}",
-            protocol=f"{protocol}; half a hit is added to both; 95 % interval over requests and seeds",
+            low=found_codes.low / max(found_hashed.high, 3 / num_requests),
+            high=(found_codes.high + half_hit) / (found_hashed.low + half_hit),
+            n=num_requests,
+            against=f"hashed ids, which find {found_hashed.mean:.5f} of the targets; codes find {found_codes.mean:.5f}",
+            protocol=(
+                f"{protocol}; half a hit is added to both rates; from the lower end of the one rate over the upper end "
+                "of the other (at least 3 hits, which none found cannot rule out) to the opposite"
+            ),
         )
 
 
