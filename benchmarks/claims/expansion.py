@@ -134,21 +134,16 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
         if not cells.complete(codes, hashed):
             continue
         protocol = f"{PROTOCOL}; vectors of prefixes from {least} targets on"
-        cells.difference(
-            f"expansion.recall50_over_hashed_{least}",
-            codes,
-            hashed,
-            "recall50",
-            against="hashed ids",
-            protocol=protocol,
-        )
+        suffix = "" if least == MAIN else f"_{least}"
+        figure = f"expansion.recall50_over_hashed{suffix}"
+        cells.difference(figure, codes, hashed, "recall50", against="hashed ids", protocol=protocol)
         found_codes, found_hashed = (
             estimate(torch.stack([side[seed]["recall50"] for seed in cells.seeds])) for side in (codes, hashed)
         )
         num_requests = len(codes[cells.seeds[0]]["recall50"])
         half_hit = 0.5 / num_requests
         cells.figure(
-            "expansion.times_hashed" + suffix,
+            f"expansion.times_hashed{suffix}",
             (found_codes.mean + half_hit) / (found_hashed.mean + half_hit),
             "ratio",
             low=found_codes.low / max(found_hashed.high, 3 / num_requests),
