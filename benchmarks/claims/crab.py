@@ -17,7 +17,7 @@ from benchmarks.claims._generator import generator
 from tesserec.data.splits import Split, split
 from tesserec.embedders.tfidf_svd import TfidfSVD
 from tesserec.evaluation.evaluate import ask
-from tesserec.evaluation.intervals import draw_seeds, request_weights, spread
+from tesserec.evaluation.intervals import draw_seeds, estimate, request_weights, spread
 from tesserec.evaluation.metrics import Lists, gini, ndcg, rank_relevant, recall
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.crab import CRAB
@@ -59,11 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def cell(shop: Shop, share: float | None, seed: int) -> Values:
     """What the generator answers with one table: accuracy, lists, and how much of them over-popular codes take."""
-    events = shop.parts.train.positives()
-    counts_N = events.item_counts()
-    quantizer = ResidualKMeans()
-    side = SideInformation(seed=seed, train=events, catalog=shop.catalog)
-    plain = table = fit_semantic_ids(quantizer, shop.catalog, shop.embeddings, side, popularity_N=counts_N)
+    counts_N = shop.parts.train.positives().item_counts()
+    plain, quantizer = plain_table(shop, seed)
+    table = plain
     if share is not None:
         crab = CRAB(level=LEVEL, split_share=share, over_popular=OVER_POPULAR)
         table, _ = crab.split(plain, counts_N, quantizer.state().tensors[f"codebook_{LEVEL + 1}"])
@@ -78,6 +76,14 @@ def cell(shop: Shop, share: float | None, seed: int) -> Values:
         "exposure": share_of_lists(lists_BK, over_popular(plain, counts_N)),
         "code_exposure": share_of_lists(lists_BK, over_popular(table, counts_N)),
     }
+
+
+def plain_table(shop: Shop, seed: int) -> tuple[SemanticIds, ResidualKMeans]:
+    """The table before any split, and its codebooks."""
+    events = shop.parts.train.positives()
+    quantizer, side = ResidualKMeans(), SideInformation(seed=seed, train=events, catalog=shop.catalog)
+    counts_N = events.item_counts()
+    return fit_semantic_ids(quantizer, shop.catalog, shop.embeddings, side, popularity_N=counts_N), quantizer
 
 
 def over_popular(table: SemanticIds, counts_N: Tensor) -> Tensor:
@@ -107,15 +113,21 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
             cells.difference(at, found[name], found["plain"], metric, against=against, protocol=protocol)
         save_gini(cells, shop, name, found)
     if cells.complete(found["plain"]):
-        exposure = torch.stack([found["plain"][seed]["exposure"].nanmean() for seed in cells.seeds])
-        cells.figure(
-            "crab.exposure_before",
-            float(exposure.mean()),
-            n=len(shop.holdout),
-            protocol=(
-                f"share of the first ten places that items of over-popular codes take, before the split; {protocol}"
-            ),
-        )
+        save_gap(cells, shop, found["plain"])
+
+
+def save_gap(cells: Cells, shop: Shop, plain: dict[int, Values]) -> None:
+    """How much more of the lists than of the training events is of items under over-popular codes, before the split."""
+    counts_N = shop.parts.train.positives().item_counts()
+    gaps = []
+    for seed in cells.seeds:
+        items_N = over_popular(plain_table(shop, seed)[0], counts_N)
+        gaps.append(plain[seed]["exposure"] - float(counts_N[items_N].sum() / counts_N.sum()))
+    found = estimate(torch.stack(gaps))
+    protocol = f"share of the first ten places less share of the training events, before the split; {SOURCE}"
+    cells.figure(
+        "crab.exposure_gap_before", found.mean, low=found.low, high=found.high, n=len(shop.holdout), protocol=protocol
+    )
 
 
 def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Values]]) -> None:

@@ -91,6 +91,24 @@ def test_figures_compare_cells_request_by_request(shop, tmp_path):
     assert "claims.rq_fsq.compression" not in found
 
 
+@pytest.mark.parametrize(
+    ("script", "cells", "figures"),
+    [
+        (crab, ("plain.*", "split_10.*"), ("exposure_gap", "code_exposure", "ndcg10", "gini10", "exposure_gap_before")),
+        (expansion, ("codes_50.*", "hashed_50.*"), ("recall50_over_hashed", "times_hashed")),
+    ],
+)
+def test_each_effect_has_its_figure(script, cells, figures, shop, tmp_path):
+    for only in cells:
+        assert script.main(arguments(shop, tmp_path, "--only", only)) == 0
+    claim = script.__name__.rpartition(".")[2]
+    found = {line["figure"]: line for line in lines(tmp_path)}
+    for figure in figures:
+        line = found[f"claims.{claim}.{figure}"]
+        assert line["low"] <= line["value"] <= line["high"]
+        assert "arXiv" in line["protocol"]
+
+
 def test_an_unknown_data_set_is_refused(shop, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cells_of("crab", None, [*arguments(shop, tmp_path), "--dataset", "shoop"])
