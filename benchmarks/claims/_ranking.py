@@ -32,16 +32,21 @@ class RankingConfig:
     """The model and its training, the same for all kinds of features."""
 
     width: int = 16
+    """Features of an item's vector."""
     hidden_size: int = 64
+    """Units of the hidden layer."""
     max_length: int = 10
+    """Items of a history that are read, the last ones."""
     num_negatives: int = 4
+    """Negatives of an example in training."""
     num_test_negatives: int = 50
+    """Negatives of a target when judged."""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            epochs=10, batch_size=2048, learning_rate=3e-3, schedule="constant", patience=2
-        )
+        default_factory=lambda: TrainingConfig(epochs=8, batch_size=2048, learning_rate=3e-3)
     )
-    num_validated: int = 1000
+    """The best epoch counts."""
+    num_validated: int = 2000
+    """Validation requests that are asked after an epoch, evenly spaced."""
 
 
 @dataclass(frozen=True)
