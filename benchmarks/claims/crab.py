@@ -110,7 +110,8 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
             ("recall10", "recall10"),
         ):
             at = f"crab.{figure}" + ("" if name == MAIN else f"_{name}")
-            cells.difference(at, found[name], found["plain"], metric, against=against, protocol=protocol)
+            pair = found[name], found["plain"]
+            cells.difference(at, *pair, metric, against=against, protocol=protocol, seeds_belong=True)
         save_gini(cells, shop, name, found)
     if cells.complete(found["plain"]):
         save_gap(cells, shop, found["plain"])
