@@ -183,7 +183,7 @@ def _negatives(config: RankingConfig, holdout: Holdout, group_N: Tensor) -> tupl
     target_M, row_M, history = holdout.relevant.values, holdout.relevant.rows, holdout.requests.history
     generator = torch.Generator().manual_seed(0)
     drawn_MC = torch.zeros(len(target_M), config.num_test_negatives, dtype=torch.int64)
-    for group in group_N[target_M].unique().tolist():
+    for group in torch.unique(group_N[target_M]).tolist():
         pool, rows = (group_N == group).nonzero().squeeze(1), (group_N[target_M] == group).nonzero().squeeze(1)
         picks = torch.randint(len(pool), (len(rows), config.num_test_negatives), generator=generator)
         drawn_MC[rows] = pool[picks]
