@@ -15,7 +15,7 @@ DEMO := runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check prove mutate bench accuracy sids docs clean
+.PHONY: help demo test check prove mutate bench accuracy sids claims docs clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to make
@@ -52,6 +52,11 @@ accuracy: $(CORE) ## compare methods on public data: DATA=folder, ONLY='beauty.l
 sids: $(CORE) ## compare tokenizers below one generator: DATA=folder, ONLY='beauty.last_out.rq_kmeans.seed0' for one run
 	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make sids DATA=/path/to/data" >&2; exit 1; }
 	$(BIN)/tesserec bench benchmarks/semantic_ids/suite.toml --data "$(DATA)" --out benchmarks/results/semantic_ids --only '$(ONLY)'
+
+claims: $(CORE) ## effects of single methods on public data: DATA=folder, ONLY='dense.seed0' for some cells
+	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make claims DATA=/path/to/data" >&2; exit 1; }
+	set -e; for claim in rq_fsq cold_auc expansion crab; do \
+		$(BIN)/python -m benchmarks.claims.$$claim --data "$(DATA)" --only '$(ONLY)'; done
 
 docs: $(DEV) ## write the generated pages and sections again
 	$(BIN)/python -m tools.docs

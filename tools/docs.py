@@ -243,7 +243,8 @@ def results_page(results: dict[str, dict[str, Any]], judged: accuracy.Accuracy) 
         *("", "## accuracy", "", *accuracy.section(judged)),
     ]
     for area in sorted({name.partition(".")[0] for name in results} - {"accuracy"}):
-        figures = [figure for name, figure in results.items() if name.partition(".")[0] == area]
+        # Cells are what a figure was made of: they are kept beside it, and are too many to be read here.
+        figures = [one for name, one in results.items() if name.partition(".")[0] == area and ".cells." not in name]
         lines += ["", f"## {area}", "", *VALUE_HEAD]
         lines += [_value_row(figure) for figure in figures]
         lines += ["", *ORIGIN_HEAD]

@@ -1,0 +1,161 @@
+"""SID expansion: items that training did not have get codes from frozen codebooks, and a trained generator finds them.
+
+The same small generator learns two tables of the other items: residual k-means codes of their text, and codes drawn at
+random (hashed ids). Then the withheld items are added to either table, by their text or again at random, and requests
+whose targets are withheld are answered from all items. The strength is how many training targets a prefix needs to
+have a vector of its own: with few, what is popular is remembered and new items are seldom reached.
+
+Dimensions: N items · M withheld items · L levels.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.claims._cells import Cells, Run, Values, cells_of
+from benchmarks.claims._generator import generator
+from tesserec.data.splits import split
+from tesserec.embedders.tfidf_svd import TfidfSVD
+from tesserec.evaluation.evaluate import ask
+from tesserec.evaluation.intervals import estimate
+from tesserec.evaluation.metrics import rank_relevant, recall
+from tesserec.pipeline import first_items
+from tesserec.semantic_ids.build import fit_semantic_ids
+from tesserec.semantic_ids.expansion import expand
+from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
+from tesserec.semantic_ids.table import add_items, build_semantic_ids
+from tesserec.types import (
+    Catalog,
+    FitContext,
+    Holdout,
+    Interactions,
+    Ragged,
+    SemanticIds,
+    SideInformation,
+    Vocabulary,
+)
+
+LEAST_EVENTS = (5, 50, 500)
+"""Training targets that a prefix needs to have a vector of its own."""
+MAIN = 50
+COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS = 0.05, 3000, 50
+PROTOCOL = (
+    "cold_items, a twentieth of the items withheld; recall at 50 of withheld targets among all items; "
+    "TIGER (arXiv 2305.05065) is better than content neighbours where a tenth of its answers or more may be cold"
+)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What every cell reads; the withheld items come last."""
+
+    train: Interactions
+    """With the items before the withheld ones as its vocabulary."""
+    catalog: Catalog
+    holdout: Holdout
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cells that are not done, and record the figures of those that are."""
+    cells = cells_of("expansion", __doc__, arguments)
+    shop = withheld_last(cells)
+    variants: dict[str, tuple[object, Run]] = {}
+    for least in LEAST_EVENTS:
+        for kind in ("codes", "hashed"):
+            settings = (generator(least), COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS)
+            variants[f"{kind}_{least}"] = (settings, partial(cell, shop, kind, least))
+    save(cells, cells.run(variants, "recall50"))
+    return 0
+
+
+def withheld_last(cells: Cells) -> Shop:
+    """The data with the items that the split withholds moved to the end."""
+    parts = split(cells.interactions, cells.split_config("cold_items", cold_share=COLD_SHARE))
+    cold_N = parts.refit.positives().item_counts() == 0
+    order = torch.cat([(~cold_N).nonzero().squeeze(1), cold_N.nonzero().squeeze(1)])
+    place_N = torch.argsort(order)
+    ids = Vocabulary.of(cells.catalog.items.to_ids(order))
+    catalog = Catalog(ids, cells.catalog.frame[order.tolist()])
+    warm = first_items(catalog, int((~cold_N).sum()))
+    item_E = place_N[parts.refit.item_E.long()].to(parts.refit.item_E.dtype)
+    some = torch.linspace(0, len(parts.test) - 1, min(NUM_REQUESTS, len(parts.test))).long()
+    asked = parts.test.take(some)
+    history = dataclasses.replace(asked.requests.history, items=place_N[asked.requests.history.items])
+    requests = dataclasses.replace(asked.requests, history=history)
+    relevant = Ragged(asked.relevant.offsets, place_N[asked.relevant.values])
+    train = dataclasses.replace(parts.refit, items=warm.items, item_E=item_E)
+    return Shop(train, catalog, Holdout(requests, relevant))
+
+
+def cell(shop: Shop, kind: str, least: int, seed: int) -> Values:
+    """How often the generator finds the withheld items with one kind of codes."""
+    num_warm = len(shop.train.items)
+    warm = first_items(shop.catalog, num_warm)
+    table, grown = tables(shop, warm, kind, seed)
+    retriever = generator(least)
+    retriever.fit(shop.train, warm, FitContext(semantic_ids=table, seed=seed))
+    retriever.add_items(shop.catalog, FitContext(semantic_ids=grown, seed=seed))
+    answers, _ = ask(retriever, shop.holdout, NUM_ANSWERS)
+    ranks = rank_relevant(answers, shop.holdout.relevant)
+    cold_BK = (answers.items_BK >= num_warm).double()
+    return {"recall50": recall(ranks, 50), "recall10": recall(ranks, 10), "cold_share": cold_BK[:, :10].mean(1)}
+
+
+def tables(shop: Shop, warm: Catalog, kind: str, seed: int) -> tuple[SemanticIds, SemanticIds]:
+    """The table of the items that train, and the same with the withheld ones at its end."""
+    events = shop.train.positives()
+    embedder, quantizer = TfidfSVD(), ResidualKMeans()
+    embeddings = embedder.embed(warm)
+    side = SideInformation(seed=seed, train=events, catalog=warm)
+    table = fit_semantic_ids(quantizer, warm, embeddings, side, popularity_N=events.item_counts())
+    if kind == "codes":
+        later = Catalog(Vocabulary(shop.catalog.items.ids[len(warm) :]), shop.catalog.frame[len(warm) :])
+        return table, expand(table, quantizer, embedder.embed_new(later).vectors_ND)
+    codes_NL = random_codes(len(shop.catalog), quantizer.codebook_sizes, seed)
+    hashed = build_semantic_ids(
+        codes_NL[: len(warm)], quantizer.codebook_sizes, "hashed", popularity_N=events.item_counts()
+    )
+    return hashed, add_items(hashed, codes_NL[len(warm) :])
+
+
+def random_codes(num_items: int, sizes: tuple[int, ...], seed: int) -> Tensor:
+    """Codes [N, L] that say nothing of the items."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(size, (num_items,), generator=generator) for size in sizes], 1)
+
+
+def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
+    """At each strength: how often withheld items are found, by text codes against hashed ones."""
+    for least in LEAST_EVENTS:
+        codes, hashed = found[f"codes_{least}"], found[f"hashed_{least}"]
+        if not cells.complete(codes, hashed):
+            continue
+        protocol = f"{PROTOCOL}; vectors of prefixes from {least} targets on"
+        suffix = "" if least == MAIN else f"_{least}"
+        figure = f"expansion.recall50_over_hashed{suffix}"
+        cells.difference(figure, codes, hashed, "recall50", against="hashed ids", protocol=protocol)
+        found_codes, found_hashed = (
+            estimate(torch.stack([side[seed]["recall50"] for seed in cells.seeds])) for side in (codes, hashed)
+        )
+        num_requests = len(codes[cells.seeds[0]]["recall50"])
+        half_hit = 0.5 / num_requests
+        cells.figure(
+            f"expansion.times_hashed{suffix}",
+            (found_codes.mean + half_hit) / (found_hashed.mean + half_hit),
+            "ratio",
+            low=found_codes.low / max(found_hashed.high, 3 / num_requests),
+            high=(found_codes.high + half_hit) / (found_hashed.low + half_hit),
+            n=num_requests,
+            against=f"hashed ids, which find {found_hashed.mean:.5f} of the targets; codes find {found_codes.mean:.5f}",
+            protocol=(
+                f"{protocol}; half a hit is added to both rates; from the lower end of the one rate over the upper end "
+                "of the other (at least 3 hits, which none found cannot rule out) to the opposite"
+            ),
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
