@@ -152,6 +152,12 @@ def test_the_latest_line_of_a_figure_counts(root):
     assert "| `house.x_s` | `run x` | `abc` | box | 2026-11-23 |" in page
 
 
+def test_cells_of_a_figure_are_not_on_the_page(root):
+    results, _ = docs.read_results(root)
+    results["house.cells.x.seed0"] = results["house.x_s"] | {"figure": "house.cells.x.seed0"}
+    assert "cells" not in docs.results_page(results, accuracy.read(root))
+
+
 def test_a_line_that_is_no_figure_is_named(root, capsys):
     write(root, "examples/quickstart.out", "printed\n")
     write(root, "benchmarks/results/area.jsonl", line("area.x", 1) + "{}\n")
