@@ -161,6 +161,10 @@ def test_how_soon_generation_passes_tiger_is_a_figure_where_it_does(tmp_path):
     (found,) = (line for line in figures.figures(tmp_path) if line["figure"] == "accuracy.beauty.minutes_to_tiger")
     assert (found["value"], found["unit"], found["n"], found["seeds"]) == (2.5, "min", 1, [0])
     assert "on 2 threads" in found["protocol"]
+    cell, _ = figures.read_cells(tmp_path, "beauty", "last_out", figures.read_runs(tmp_path))
+    for low, lines in ((0.0384, 0), (0.0385, 1)):
+        judged = [{"figure": f"accuracy.beauty.last_out.{figures.QUICK}.ndcg10", "low": low}]
+        assert len(list(figures.quick_lines(cell, judged))) == lines, "as published is not past it"
     ranks = tmp_path / f"beauty.last_out.{figures.QUICK}.seed0.parquet"
     pl.read_parquet(ranks).with_columns(pl.lit(200.0, pl.Float32).alias("rank")).write_parquet(ranks)
     assert not any("minutes" in line["figure"] for line in figures.figures(tmp_path))

@@ -177,6 +177,15 @@ def test_the_sentence_names_the_planted_winners():
     )
 
 
+@pytest.mark.parametrize(
+    ("low", "words"), [(0.001, "leads (0.3000; next `b` 0.2900)"), (-0.001, "not clearly before `b`")]
+)
+def test_mosaic_leads_by_paired_differences(low, words):
+    found = planted(mosaic=(0.30, 0.28, 0.32), b=(0.29, 0.27, 0.31))
+    found.figures["accuracy.shop.last_out.mosaic.ndcg10_over_b"] = {"low": low}
+    assert words in accuracy._winners(found, "shop", "last_out")
+
+
 def test_the_real_winner_of_a_slice_is_named(lines):
     words = next(line for line in part(lines, "### shop, last_out") if line.startswith("By N@10"))
     assert "over all requests `mosaic` leads" in words
