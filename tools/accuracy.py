@@ -206,8 +206,8 @@ def section(found: Accuracy) -> list[str]:
         lines += [
             "",
             f"Generation alone, after {quick['value']:.1f} minutes of training: N@10 of {interval(accuracy)} on",
-            f"Beauty, {quick['n']} seed(s), items that the user had removed from the answers, as everywhere here. What TIGER",
-            "published is in the table; whether its answers were filtered so is not said",
+            f"Beauty, {quick['n']} seed(s), items that the user had removed from the answers, as everywhere here.",
+            "What TIGER published is in the table; whether its answers were filtered so is not said",
             f"(`{quick['command']}`).",
         ]
     for name, alternative in plot_names(found):
