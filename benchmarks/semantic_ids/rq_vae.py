@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks._record import record
 from benchmarks.ingest import memory_bytes
 from benchmarks.semantic_ids.kmeans import vectors
 from tesserec.semantic_ids import RQVAE, RQVAETraining, residual
@@ -29,12 +30,26 @@ FIGURES = ("sids.rq_vae.vs_plain", "sids.rq_vae.error_vs_plain")
 NUM_ITEMS, NUM_FEATURES = 100_000, 768
 HIDDEN_SIZES, NUM_LATENTS = (512, 256, 128), 32
 NUM_LEVELS, CODEBOOK_SIZE, COMMITMENT_WEIGHT = 3, 256, 0.25
-NUM_STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, REVIVE_EVERY = 500, 1024, 1e-3, 1e-4, 100
+NUM_STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, REVIVE_EVERY = 500, 1024, 1e-3, 1e-4, 20
 NUM_WARM = 50
 """Steps before the clock starts."""
 START_POINTS_PER_CODE = 64
 ROUNDS, THREADS = 5, 2
 ITEMS_AT_ONCE = 4096
+DATASET = (
+    f"synthetic: {NUM_ITEMS:,} x {NUM_FEATURES}, a tree of 40 x 30 x 20 centres (offsets of length 1, 0.6 and 0.4, "
+    "leaves of Zipf(0.7) popularity) and noise of length 0.5"
+)
+AGAINST = (
+    f"a loop of nn.Linear, cdist and argmin, float32, fused AdamW, {THREADS} threads, with vectors that are centred "
+    "and scaled before the clock starts; the same model, start, losses, steps and moves of unused codes"
+)
+PROTOCOL = (
+    f"{NUM_FEATURES}-{'-'.join(map(str, HIDDEN_SIZES))}-{NUM_LATENTS}, {NUM_LEVELS} levels of {CODEBOOK_SIZE} codes, "
+    f"{NUM_STEPS} steps of {BATCH_SIZE} items at {LEARNING_RATE:g}, codes unused for {REVIVE_EVERY} steps moved; "
+    f'precision = "bfloat16"; items/s of the steps after the first {NUM_WARM}; {THREADS} threads; every measurement in '
+    "a fresh process, sides in turn, another seed each round; median, smallest and largest of n rounds"
+)
 
 
 def main() -> None:
@@ -46,6 +61,8 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, metavar="FILE", help="the vectors (.npy) that --measure reads")
     parser.add_argument("--seed", type=int, default=0, help="of --measure")
     arguments = parser.parse_args()
+    if arguments.steps <= NUM_WARM:
+        parser.error(f"--steps is {arguments.steps}, but the clock starts after {NUM_WARM} steps: give more")
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.vectors, arguments.steps, arguments.seed)))
         return
@@ -103,13 +120,12 @@ class Clock:
 
 Decoded = Callable[[Tensor], Tensor]
 """From features [B, D] to what their codes decode to."""
+Precision = Literal["float32", "bfloat16"]
 Side = Callable[[Tensor, int, int, Clock], Decoded]
 """Trains on features [N, D] for a number of steps from a seed."""
 
 
-def tesserec(
-    features_ND: Tensor, num_steps: int, seed: int, clock: Clock, precision: Literal["float32", "bfloat16"]
-) -> Decoded:
+def tesserec(features_ND: Tensor, num_steps: int, seed: int, clock: Clock, precision: Precision) -> Decoded:
     """``RQVAE``."""
     training = RQVAETraining(
         num_steps=num_steps,
@@ -131,7 +147,7 @@ def tesserec(
     return lambda part_BD: quantizer.decode(quantizer.encode(part_BD))
 
 
-def plain(features_ND: Tensor, num_steps: int, seed: int, clock: Clock) -> Decoded:
+def plain(features_ND: Tensor, num_steps: int, seed: int, clock: Clock, precision: Precision) -> Decoded:
     """A loop as one writes it for this model alone."""
     torch.manual_seed(seed)
     mean_D = features_ND.mean(0)
@@ -140,11 +156,13 @@ def plain(features_ND: Tensor, num_steps: int, seed: int, clock: Clock) -> Decod
     model = PlainRQVAE()
     model.start(inputs_ND[torch.randperm(len(inputs_ND))[: START_POINTS_PER_CODE * CODEBOOK_SIZE]], seed)
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    groups = [{"params": weights}, {"params": [*model.codebooks], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": [*model.codebooks], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     used = [torch.zeros(CODEBOOK_SIZE, dtype=torch.bool) for _ in model.codebooks]
     for step in range(1, num_steps + 1):
-        loss, codes, residuals = model(inputs_ND[torch.randint(len(inputs_ND), (BATCH_SIZE,))])
+        inputs_BD = inputs_ND[torch.randint(len(inputs_ND), (BATCH_SIZE,))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss, codes, residuals = model(inputs_BD)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -156,7 +174,8 @@ def plain(features_ND: Tensor, num_steps: int, seed: int, clock: Clock) -> Decod
 
     @torch.no_grad()
     def decoded(part_BD: Tensor) -> Tensor:
-        return model.decoder(model.quantized((part_BD - mean_D) / scale)) * scale + mean_D
+        decoded_BD: Tensor = model.decoder(model.quantized((part_BD - mean_D) / scale))
+        return decoded_BD * scale + mean_D
 
     return decoded
 
@@ -180,7 +199,7 @@ class PlainRQVAE(nn.Module):
 
     def quantized(self, inputs_BD: Tensor) -> Tensor:
         """The sum of the code vectors [B, Z]."""
-        latents_BZ = self.encoder(inputs_BD)
+        latents_BZ: Tensor = self.encoder(inputs_BD)
         rest_BZ = latents_BZ
         for codebook_CZ in self.codebooks:
             rest_BZ = rest_BZ - codebook_CZ[taken(rest_BZ, codebook_CZ)]
@@ -227,12 +246,39 @@ def revive(codebooks: nn.ParameterList, used: list[Tensor], residuals: list[Tens
 
 SIDES: dict[str, Side] = {
     "tesserec": partial(tesserec, precision="bfloat16"),
-    "plain": plain,
+    "plain": partial(plain, precision="float32"),
     "tesserec_float32": partial(tesserec, precision="float32"),
+    "plain_bfloat16": partial(plain, precision="bfloat16"),
 }
 
-ONLY_SHOWN = ("tesserec_float32",)
-"""No figure is a ratio to these: one round is enough."""
+ONLY_SHOWN = ("tesserec_float32", "plain_bfloat16")
+"""No figure is a ratio to these, which tell what the type of the products is worth by itself: one round is enough."""
+
+
+def save(rounds: list[dict[str, dict[str, float]]]) -> None:
+    """One line a figure."""
+    runs = {side: [found[side] for found in rounds if side in found] for side in SIDES}
+    beside = "; ".join(
+        f"{side} {statistics.median(r['items_per_s'] for r in found):,.0f} items/s, "
+        f"{statistics.median(r['error'] for r in found):.4f} of the variance left over, "
+        f"peak {max(r['rss_bytes'] for r in found) / 2**20:,.0f} MiB, n = {len(found)}"
+        for side, found in runs.items()
+    )
+    for name, quantity in (("vs_plain", "items_per_s"), ("error_vs_plain", "error")):
+        values = [found["tesserec"][quantity] / found["plain"][quantity] for found in rounds]
+        record(
+            f"sids.rq_vae.{name}",
+            statistics.median(values),
+            "ratio",
+            low=min(values),
+            high=max(values),
+            n=len(values),
+            against=AGAINST,
+            dataset=DATASET,
+            protocol=f"{PROTOCOL}; {beside}",
+            seeds=range(len(rounds)),
+            peak_rss_bytes=int(max(run["rss_bytes"] for run in runs["tesserec"])),
+        )
 
 
 if __name__ == "__main__":

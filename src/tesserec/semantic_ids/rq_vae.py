@@ -49,7 +49,7 @@ class RQVAETraining:
     collapse_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of its codebook below which the perplexity of a level raises the alarm: one note in the progress."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of the products of encoder and decoder; weights, codes and losses stay float32."""
+    """Type of the products of encoder and decoder in training; weights, codes and losses stay float32."""
 
 
 @component
