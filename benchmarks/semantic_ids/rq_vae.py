@@ -42,7 +42,8 @@ DATASET = (
 )
 AGAINST = (
     f"a loop of nn.Linear, cdist and argmin, float32, fused AdamW, {THREADS} threads, with vectors that are centred "
-    "and scaled before the clock starts; the same model, start, losses, steps and moves of unused codes"
+    "and scaled before the clock starts; the same model, start, losses, steps and moves of unused codes, "
+    "which keep their momentum"
 )
 PROTOCOL = (
     f"{NUM_FEATURES}-{'-'.join(map(str, HIDDEN_SIZES))}-{NUM_LATENTS}, {NUM_LEVELS} levels of {CODEBOOK_SIZE} codes, "
@@ -207,7 +208,7 @@ class PlainRQVAE(nn.Module):
 
     def forward(self, inputs_BD: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Loss, and codes [B] and residuals [B, Z] of each level."""
-        latents_BZ = self.encoder(inputs_BD)
+        latents_BZ = self.encoder(inputs_BD).float()
         rest_BZ, total_BZ = latents_BZ, torch.zeros_like(latents_BZ)
         loss, codes, residuals = torch.zeros(()), [], []
         for codebook_CZ in self.codebooks:
@@ -219,7 +220,7 @@ class PlainRQVAE(nn.Module):
             rest_BZ = rest_BZ - chosen_BZ.detach()
             total_BZ = total_BZ + chosen_BZ.detach()
         through_BZ = latents_BZ + (total_BZ - latents_BZ).detach()
-        reconstruction = F.mse_loss(self.decoder(through_BZ), inputs_BD)
+        reconstruction = F.mse_loss(self.decoder(through_BZ).float(), inputs_BD)
         return NUM_FEATURES * reconstruction + NUM_LATENTS * loss, codes, residuals
 
 
