@@ -233,7 +233,7 @@ def _optimizer(network: Network, losses: Sequence[nn.Module], training: "RQVAETr
     weights += [parameter for module in losses for parameter in module.parameters()]
     codes = [*network.codebooks, *network.transforms.parameters()]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": codes, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
 @torch.no_grad()
