@@ -68,17 +68,17 @@ def main() -> None:
         save(rounds)
 
 
-def vectors(num_items: int) -> np.ndarray[Any, Any]:
+def vectors(num_items: int, num_features: int = NUM_FEATURES) -> np.ndarray[Any, Any]:
     """Vectors [N, D] float32: the path of an item through a tree of centres, of which some are popular, and noise."""
     rng = np.random.default_rng(SEED)
     counts = [children for children, _ in BRANCHES]
     weights = np.arange(1, math.prod(counts) + 1) ** -0.7
     leaf_N = rng.permutation(len(weights))[rng.choice(len(weights), num_items, p=weights / weights.sum())]
-    out_ND = rng.standard_normal((num_items, NUM_FEATURES), dtype=np.float32)
-    out_ND *= NOISE / math.sqrt(NUM_FEATURES)
+    out_ND = rng.standard_normal((num_items, num_features), dtype=np.float32)
+    out_ND *= NOISE / math.sqrt(num_features)
     for depth, (_, length) in enumerate(BRANCHES, start=1):
-        offsets_ND = rng.standard_normal((math.prod(counts[:depth]), NUM_FEATURES), dtype=np.float32)
-        offsets_ND *= length / math.sqrt(NUM_FEATURES)
+        offsets_ND = rng.standard_normal((math.prod(counts[:depth]), num_features), dtype=np.float32)
+        offsets_ND *= length / math.sqrt(num_features)
         node_N = leaf_N // math.prod(counts[depth:])
         for start in range(0, num_items, BATCH_SIZE):
             out_ND[start : start + BATCH_SIZE] += offsets_ND[node_N[start : start + BATCH_SIZE]]

@@ -1,10 +1,12 @@
-"""RQ-VAE: codes by brute force in latent space, the loss by hand, dead codes, a planted hierarchy."""
+"""RQ-VAE: codes by brute force in latent space, the loss by hand, dead codes, a planted hierarchy, bfloat16."""
 
 import pytest
 import torch
+from torch import nn
 
+from tesserec.config import component
 from tesserec.errors import DataError, NotFittedError
-from tesserec.semantic_ids import RQVAE, RQVAETraining
+from tesserec.semantic_ids import DRQ, FSQ, RQVAE, RQVAETraining
 from tesserec.semantic_ids.residual import explained_share
 from tesserec.semantic_ids.rq_network import Network, revive
 from tesserec.types import Quantizer, SideInformation
@@ -37,6 +39,56 @@ def test_learns_a_planted_hierarchy_with_most_codes_in_use():
     assert 28 <= len(torch.unique(codes, dim=0)) <= 40  # 32 clusters
     groups = codes.reshape(32, 16, 2)
     assert (groups == groups.mode(1, keepdim=True).values).all(2).double().mean() > 0.95  # a cluster has one tuple
+
+
+@component
+class KeepsRecords:
+    """A loss that is zero and keeps the records of the batches."""
+
+    weight: float = 1.0
+
+    def module(self, setup):
+        self.seen = []
+        return _KeepsRecordsModule(self.seen)
+
+
+class _KeepsRecordsModule(nn.Module):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, record):
+        assert not torch.is_autocast_enabled("cpu")
+        self.seen.append(record)
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("quantizer_class", [RQVAE, FSQ, DRQ])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_the_products_of_the_training_are_in_bfloat16(quantizer_class, precision):
+    loss, features = KeepsRecords(), randn(60, 6)
+    training = RQVAETraining(num_steps=3, batch_size=64, precision=precision)
+    quantizer = quantizer_class(hidden_sizes=(16,), training=training, losses=(loss,))
+    quantizer.fit(features, SideInformation())
+    for record in loss.seen:
+        reconstruction, rounded = record.reconstruction_BD, record.reconstruction_BD.bfloat16().float()
+        assert reconstruction.dtype == record.quantized.latents_BZ.dtype == torch.float32
+        assert torch.equal(reconstruction, rounded) == (precision == "bfloat16")
+    network = quantizer._fitted()
+    inputs = (features - network.mean) / network.scale
+    assert torch.equal(network.latents(features), network.encoder(inputs))
+    assert torch.equal(network.decoded(network.latents(features)), network.decoder(network.encoder(inputs)))
+    assert all(tensor.dtype == torch.float32 for tensor in quantizer.state().tensors.values())
+
+
+def test_bfloat16_learns_the_planted_hierarchy_too():
+    features = planted()
+    training = RQVAETraining(num_steps=200, batch_size=128, learning_rate=1e-2, revive_every=20, precision="bfloat16")
+    quantizer = RQVAE(num_levels=2, codebook_size=8, hidden_sizes=(48,), num_latents=8, training=training)
+    quantizer.fit(features, SideInformation())
+    codes = quantizer.encode(features)
+    assert explained_share(features, quantizer.decode(codes)) > 0.95
+    assert explained_share(features, quantizer.decode(codes[:, :1])) > 0.85
 
 
 def test_no_other_code_of_a_level_is_closer_to_the_latents():

@@ -143,7 +143,7 @@ def _step(network: Network, features_ND: Tensor, spread: _Spread | None) -> Step
         features_BD = features_ND[rows_B]
         inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
         latents_BZ = quantized.latents_BZ
-        reconstruction_BD = network.decoder(latents_BZ if spread is None else spread.sampled(latents_BZ))
+        reconstruction_BD = network.decoded(latents_BZ if spread is None else spread.sampled(latents_BZ))
         error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
         return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, _unquantized, step)
 

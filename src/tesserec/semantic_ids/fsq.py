@@ -121,7 +121,7 @@ class FSQ:
         def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
             features_BD = features_ND[rows_B]
             inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
-            reconstruction_BD = network.decoder(quantized.straight_through())
+            reconstruction_BD = network.decoded(quantized.straight_through())
             error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
             return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, levels, step)
 

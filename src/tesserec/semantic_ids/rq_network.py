@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.errors import DataError
@@ -48,6 +49,7 @@ class Network(nn.Module):
         self.assigners = tuple(assigners)
         self.source_widths = tuple(source_widths) if len(source_widths) > 1 else ()  # one source is the plain encoder
         self.num_latents = num_latents
+        self.low_precision = False  # whether encoder and decoder multiply in bfloat16
         widths = [num_features, *hidden_sizes, num_latents]
         several = bool(self.source_widths)
         self.encoder = SourceEncoder(self.source_widths, hidden_sizes, num_latents) if several else layers(widths)
@@ -61,10 +63,22 @@ class Network(nn.Module):
 
     def latents(self, features_BD: Tensor) -> Tensor:
         """Latents [B, Z] of features."""
-        inputs_BD = self.inputs(features_BD)
+        return self._encoded(self.inputs(features_BD), features_BD)
+
+    def _encoded(self, inputs_BD: Tensor, features_BD: Tensor) -> Tensor:
         present = (presence(features_BD, self.source_widths),) if self.source_widths else ()
-        latents_BZ: Tensor = self.encoder(inputs_BD, *present)
-        return latents_BZ
+        with self._products():
+            latents_BZ: Tensor = self.encoder(inputs_BD, *present)
+        return latents_BZ.float()
+
+    def decoded(self, latents_BZ: Tensor) -> Tensor:
+        """Features [B, D] of latents, centred and scaled as ``inputs`` are."""
+        with self._products():
+            features_BD: Tensor = self.decoder(latents_BZ)
+        return features_BD.float()
+
+    def _products(self) -> torch.autocast:
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=self.low_precision)
 
     def latents_in_parts(self, features_ND: Tensor, size: int) -> Tensor:
         """``latents`` of many rows, [N, Z], worked out for ``size`` rows at once."""
@@ -72,7 +86,7 @@ class Network(nn.Module):
 
     def inputs(self, features_BD: Tensor) -> Tensor:
         """Features, centred and scaled; zero where a source is missing."""
-        inputs_BD = (features_BD - self.mean) / self.scale
+        inputs_BD = (features_BD - self.mean).div_(self.scale)
         return inputs_BD * self._present(features_BD) if self.source_widths else inputs_BD
 
     def _present(self, features_BD: Tensor) -> Tensor:
@@ -82,8 +96,7 @@ class Network(nn.Module):
 
     def reconstructed(self, latents_BZ: Tensor) -> Tensor:
         """Features [B, D] of latents."""
-        features_BD: Tensor = self.decoder(latents_BZ) * self.scale + self.mean
-        return features_BD
+        return self.decoded(latents_BZ) * self.scale + self.mean
 
     def vectors(self, level: int) -> Tensor:
         """Code vectors [C, Z] of a level."""
@@ -172,16 +185,15 @@ class Network(nn.Module):
     ) -> tuple[Tensor, LossRecord]:
         """(mean loss of the batch, its record); ``depth_B`` levels of each item reconstruct it, all where None."""
         inputs_BD = self.inputs(features_BD)
-        quantized = self.quantize(self.latents(features_BD))
+        quantized = self.quantize(self._encoded(inputs_BD, features_BD))
         quantization_B = torch.zeros(len(features_BD), device=features_BD.device)
         for codes_B, latents_B in zip(quantized.code_errors, quantized.latent_errors, strict=True):
             quantization_B = quantization_B + codes_B
             quantization_B = quantization_B + commitment_weight * latents_B
-        reconstruction_BD = self.decoder(quantized.straight_through(depth_B))
-        error_BD = reconstruction_BD - inputs_BD
-        if self.source_widths:
-            error_BD = error_BD * self._present(features_BD)
-        loss = (error_BD.square().sum(1) + quantization_B).mean()
+        reconstruction_BD = self.decoded(quantized.straight_through(depth_B))
+        compared_BD = reconstruction_BD * self._present(features_BD) if self.source_widths else reconstruction_BD
+        error = F.mse_loss(compared_BD, inputs_BD, reduction="sum") / len(features_BD)
+        loss = error + quantization_B.mean()
         vectors = tuple(self.vectors(level) for level in range(len(self.codebooks)))
         ways = self._quantized, self.quantize
         return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, *ways, step)
@@ -269,10 +281,14 @@ def train(  # noqa: PLR0917  # one loop
     side: SideInformation,
     task: str = "RQ-VAE",
 ) -> None:
-    """AdamW on ``step_loss`` and the weighted ``losses``, in batches drawn from ``num_rows`` rows with replacement."""
+    """AdamW on ``step_loss`` and the weighted ``losses``, in batches drawn from ``num_rows`` rows with replacement.
+
+    Afterwards the network is one of float32, whatever its training was.
+    """
     optimizer = _optimizer(network, [module for _, module in losses], training)
     used = [torch.zeros(len(c), dtype=torch.bool, device=side.device) for c in network.codebooks]
     alarm, last = Alarm([len(c) for c in network.codebooks], training.collapse_share), training.num_steps
+    network.low_precision = training.precision == "bfloat16"
     for step in range(1, last + 1):
         rows_B = torch.randint(num_rows, (training.batch_size,), generator=generator).to(side.device)
         loss, record = step_loss(rows_B, step)
@@ -289,3 +305,4 @@ def train(  # noqa: PLR0917  # one loop
             revive(network, optimizer, used, [r.detach() for r in record.quantized.residuals], generator)
         if step % _STEPS_BETWEEN_REPORTS == 0 or step == last:
             side.progress(task, step, last, f"loss {loss.item():.4f}{alarm.note()}")
+    network.low_precision = False

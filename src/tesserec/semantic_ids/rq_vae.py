@@ -13,7 +13,7 @@ Dimensions: N items · B batch · D features · M sources · Z latent features �
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class RQVAETraining:
     """Steps after which a code that no item took since the last time is moved to where items are."""
     collapse_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of its codebook below which the perplexity of a level raises the alarm: one note in the progress."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the products of encoder and decoder in training; weights, codes and losses stay float32."""
 
 
 @component
