@@ -42,8 +42,8 @@ prove: $(DEV) ## the long property runs
 mutate: $(DEV) ## would the tests notice a bug? writes docs/mutants.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutate --jobs $(JOBS)
 
-bench: $(DEV) ## measure again what begins with FIGURE=, for example FIGURE=house
-	$(BIN)/python -m benchmarks.run --figure "$(FIGURE)"
+bench: $(DEV) ## measure again what begins with FIGURE=, for example FIGURE=house; claims need DATA=folder too
+	$(BIN)/python -m benchmarks.run --figure "$(FIGURE)" $(if $(DATA),--data "$(DATA)")
 
 accuracy: $(CORE) ## compare methods on public data: DATA=folder, ONLY='beauty.last_out.*' for some runs
 	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make accuracy DATA=/path/to/data" >&2; exit 1; }

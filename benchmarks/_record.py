@@ -17,7 +17,7 @@ from typing import Any
 
 from tesserec.training.measure import machine, versions
 
-__all__ = ["RESULTS", "ROOT", "record"]
+__all__ = ["RESULTS", "ROOT", "commit", "record"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

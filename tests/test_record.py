@@ -102,8 +102,29 @@ def test_every_script_is_found_by_its_figures(tmp_path, monkeypatch, capfd):
     assert "no figure begins with 'nothing'; these are measured:\n  area.bad" in capfd.readouterr().err
 
 
+def test_scripts_that_need_data_are_given_their_folder(tmp_path, monkeypatch, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "free.py").write_text('FIGURES = ("area.free",)\nimport sys\nprint(sys.argv[1:])\n')
+    needing = 'FIGURES = ("area.needing",)\nNEEDS_DATA = True\nimport sys\nprint(sys.argv[1:])\n'
+    (tmp_path / "benchmarks" / "needing.py").write_text(needing)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    assert run.main(["--figure", "area", "--data", str(tmp_path)]) == 0
+    assert f"[]\n== python -m benchmarks.needing\n['--data', '{tmp_path}']\n" in capfd.readouterr().out
+    assert run.main(["--figure", "area.free"]) == 0
+    assert run.main(["--figure", "area"]) == 2
+    wanted = "data sets are needed by benchmarks.needing, and no folder was given: name theirs, --data FOLDER"
+    assert wanted in capfd.readouterr().err
+    assert run.main(["--figure", "area", "--data", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is not a folder" in capfd.readouterr().err
+
+
 def test_the_commands_of_this_repository_are_found():
-    assert run.scripts(run.ROOT)["benchmarks.house"] == ("house.import_s",)
+    known = run.scripts(run.ROOT)
+    assert known["benchmarks.house"] == ("house.import_s",)
+    for claim in ("rq_fsq", "crab", "prefixmem", "sentencepiece", "expansion"):
+        prefix = f"claims.{claim}.x"
+        (name,) = [name for name, own in known.items() if any(run.begins_with(figure, prefix) for figure in own)]
+        assert run.needs_data(run.ROOT, name)
 
 
 def test_the_default_command_is_this_process():

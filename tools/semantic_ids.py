@@ -13,6 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.figures import read_runs, text
+from benchmarks.semantic_ids.figures import (
+    AREA,
+    DIAGNOSTICS,
+    MAIN,
+    REFERENCES,
+    SMALL_NUMBER,
+    STRENGTHS,
+    diagnostics,
+    figures,
+    read_claims,
+)
 from tools.accuracy import (
     GROUPS_HEAD,
     Accuracy,
@@ -31,13 +43,8 @@ from tools.accuracy import (
 __all__ = ["FIGURES_FILE", "NO_RUNS", "Tokenizers", "page", "read", "written"]
 
 FIGURES_FILE = "benchmarks/results/tokenizers.jsonl"
-AREA = "tokenizers"
 SUITE = "benchmarks/semantic_ids"
 FOLDER = "benchmarks/results/semantic_ids"
-MAIN = ("beauty", "last_out")
-"""Where every tokenizer is run and claims are checked."""
-REFERENCES = {"rq_vae": "RQ-VAE", "rq_kmeans": "residual k-means"}
-STRENGTHS = ("_weak", "_strong")
 FLOOR = "hashed"
 NUM_BEST = 4
 """Of ``MAIN``, that are run on the other data sets beside the references."""
@@ -75,13 +82,10 @@ class Tokenizers:
 def read(root: Path) -> Tokenizers:
     """What the repository below ``root`` holds; raises ``tesserec.errors.DataError`` for runs that do not fit."""
     folder, suite = root / FOLDER, root / SUITE
-    claims = toml_of(suite / "claims.toml").get("claim", [])
+    claims = read_claims(suite / "claims.toml")
     runs: Sequence[Run] = ()
     lines: Sequence[Figure] = ()
     if (folder / "runs.jsonl").exists():
-        from benchmarks.accuracy.figures import read_runs
-        from benchmarks.semantic_ids.figures import figures
-
         runs, lines = read_runs(folder), figures(folder, claims)
     judged = Accuracy(
         runs, {line["figure"]: line for line in lines}, (), toml_of(suite / "suite.toml").get("grid", []), area=AREA
@@ -100,8 +104,6 @@ def written(root: Path, found: Tokenizers) -> tuple[dict[Path, str], list[Path]]
     path = root / FIGURES_FILE
     if not found.judged.figures:
         return {}, [path] if path.exists() else []
-    from benchmarks.accuracy.figures import text
-
     return {path: text(list(found.judged.figures.values()))}, []
 
 
@@ -112,7 +114,7 @@ def page(found: Tokenizers, note: str) -> str:
         "Every way to tokenize a catalog, with the same small generator on top: a two-layer Mosaic that knows nothing",
         f"of an item but its codes (`{SUITE}/methods/generator.toml`), so that the accuracy of a row is that of its",
         "codes. N@10 and R@10 are NDCG and recall at item level over the whole catalog, with 95 % bootstrap intervals",
-        "over requests and seeds. They are low beside those of [docs/results.md](results.md), where models are larger",
+        f"over {_drawn(found)}. They are low beside those of [docs/results.md](results.md), where models are larger",
         "and see more. `make sids DATA=folder` runs it all again.",
     ]
     if not found.judged.figures:
@@ -152,21 +154,33 @@ def _row(found: Tokenizers, dataset: str, protocol: str, method: str) -> str:
         *(interval(figure(f"ndcg10_over_{reference}"), sign="+") for reference in REFERENCES),
         seconds(fit["value"]) if fit else "",
         f"{peak['high'] / 2**20:,.0f}" if peak else "",
-        _seeds(found, dataset, protocol, method),
+        _listed_seeds(found, dataset, protocol, method),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _seeds(found: Tokenizers, dataset: str, protocol: str, method: str) -> str:
-    return ", ".join(
-        str(seed) for seed in sorted({run["seed"] for run in found.judged.runs_of(dataset, protocol, method)})
-    )
+def _listed_seeds(found: Tokenizers, dataset: str, protocol: str, method: str) -> str:
+    return ", ".join(map(str, _seeds(found, dataset, protocol, method)))
+
+
+def _seeds(found: Tokenizers, dataset: str, protocol: str, method: str) -> list[int]:
+    return sorted({run["seed"] for run in found.judged.runs_of(dataset, protocol, method)})
+
+
+def _drawn(found: Tokenizers) -> str:
+    """What is drawn again for the intervals of the page: seeds are only where there are several."""
+    numbers = [
+        len(_seeds(found, dataset, protocol, name))
+        for dataset, protocol in found.judged.cells()
+        for name in found.methods(dataset, protocol)
+    ]
+    if max(numbers, default=NUM_SEEDS) == 1:
+        return "requests (one seed)"
+    return "requests and seeds" + " (requests alone where there is one seed)" * (1 in numbers)
 
 
 def _diagnosed(found: Tokenizers, dataset: str, protocol: str, names: Sequence[str]) -> list[str]:
     """The diagnostics of each tokenizer, means over seeds; nothing where no run knows any."""
-    from benchmarks.semantic_ids.figures import DIAGNOSTICS, diagnostics
-
     rows = []
     for name in names:
         known = [diagnostics(run) for run in found.judged.runs_of(dataset, protocol, name)]
@@ -184,8 +198,6 @@ def _diagnosed(found: Tokenizers, dataset: str, protocol: str, names: Sequence[s
 
 def _predictions(found: Tokenizers) -> list[str]:
     """How well each diagnostic ranks the tokenizers by accuracy, the best first."""
-    from benchmarks.semantic_ids.figures import DIAGNOSTICS, SMALL_NUMBER
-
     told = dict(_predictive(found))
     names = [*told, *(name for name in DIAGNOSTICS if name not in told)]
     rows = []
@@ -195,7 +207,7 @@ def _predictions(found: Tokenizers) -> list[str]:
         rows.append(f"| `{name}`: {DIAGNOSTICS[name]} | {shown} | {figure['n'] if figure else ''} |")
     return [
         "Spearman's rank correlation ρ of each with N@10 over the tokenizers; 95 % bootstrap interval over tokenizers,",
-        f"requests and seeds; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is",
+        f"{_drawn(found)}; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is",
         "DRQ's, under noise as large as the vectors vary.",
         "",
         *PREDICTS_HEAD,
@@ -224,7 +236,7 @@ def _claims(found: Tokenizers) -> list[str]:
         for name, figure in ran:
             shown = f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
             said = f"{claim['said']} ({claim['source']})" if name == claim["method"] else ""
-            seeds = _seeds(found, *MAIN, name)
+            seeds = _listed_seeds(found, *MAIN, name)
             rows.append(
                 f"| `{name}` | {shown} | `{claim['against']}` | {seeds} | {_effect(found, names)[name]} | {said} |"
             )
@@ -270,20 +282,21 @@ def _impossible(found: Tokenizers) -> list[str]:
 
 
 def _advice(found: Tokenizers) -> list[str]:
-    """A bullet for each rule that the figures allow to apply."""
+    """A bullet for each rule that the figures allow to apply, after what is to be known of all of them."""
     names = [name for name in found.methods(*MAIN) if not name.endswith(STRENGTHS)]
     if not names:
         return [f"Nothing was run on {MAIN[0]}, {MAIN[1]} yet, by which it is decided."]
     level = [name for name in names[1:] if _is_level(found, name)]
+    provisional = _provisional(found)
     bullets = [
+        *provisional,
         f"`{names[0]}` has the best N@10 on {MAIN[0]} ({_value(found, names[0]):.4f}), {_behind(level)}.",
-        *_cheapest(found, [names[0], *level]),
+        *_cheapest(found, [names[0], *level], "So far `{}`" if provisional else "**Take `{}`**"),
         *_from_content(found, names),
         *_trained(found),
         *_floor(found, names),
         *_telling(found),
         *_elsewhere(found, names),
-        *_provisional(found),
     ]
     return [f"* {bullet}" for bullet in bullets]
 
@@ -311,15 +324,15 @@ def _behind(level: Sequence[str]) -> str:
     return f"not clearly before {listed([f'`{name}`' for name in level])}"
 
 
-def _cheapest(found: Tokenizers, level: Sequence[str]) -> list[str]:
-    """Of those that are level with the best, the one whose codes take the least to fit."""
+def _cheapest(found: Tokenizers, level: Sequence[str], words: str) -> list[str]:
+    """Of those that are level with the best, the one whose codes take the least to fit; ``words`` have its name."""
     costs = {name: figure for name in level if (figure := found.judged.figure(*MAIN, name, "fit_cpu_s"))}
     if not costs or len(level) == 1:
         return []
     name = min(costs, key=lambda one: (costs[one]["value"], one))
     took = seconds(costs[name]["value"])
     return [
-        f"**Take `{name}`**: of those that are level with the best, its codes cost the least to fit ({took} CPU-s)."
+        f"{words.format(name)}: of those that are level with the best, its codes cost the least to fit ({took} CPU-s)."
     ]
 
 

@@ -26,7 +26,7 @@ from tesserec.data.splits import Split, split
 from tesserec.errors import RecipeError
 from tesserec.evaluation.evaluate import ask
 from tesserec.evaluation.metrics import ndcg, rank_relevant, recall
-from tesserec.pipeline import fit_context, make_content, threads
+from tesserec.pipeline import fit_context, make_content, training_block
 from tesserec.recipe import parse_recipe
 from tesserec.types import Catalog, silent
 
@@ -143,7 +143,7 @@ def judged(
 ) -> dict[str, float]:
     """The metrics on validation of the run's recipe with other settings; ``contents`` keeps vectors and codes."""
     recipe = parse_recipe(merged(run.recipe, nested(settings)))
-    with threads(recipe.fit.num_threads):
+    with training_block(recipe.fit.num_threads):
         key = json.dumps([recipe.table().get(name) for name in ("embedder", "semantic_ids")], sort_keys=True)
         if key not in contents:
             contents[key] = make_content(recipe, catalog, parts.train, silent)

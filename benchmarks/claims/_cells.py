@@ -2,23 +2,26 @@
 
 A cell is one variant with one seed. The values of its requests are kept in a work folder outside the repository, so
 that a script that was stopped goes on and that variants can be compared request by request; its mean is a line of
-results/claims.jsonl. A figure compares the cells of two variants over all seeds.
+results/claims.jsonl. A figure compares the cells of two variants over all seeds, and is recorded when one of them was
+run now.
 
 Dimensions: B requests · S seeds.
 """
 
 import argparse
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks._record import RESULTS, ROOT, record
+from benchmarks._record import RESULTS, ROOT, commit, record
 from tesserec.bench import read_dataset
 from tesserec.bench_suite import DatasetConfig, read_suite
 from tesserec.bundle import data_digest
@@ -28,7 +31,7 @@ from tesserec.recipe import located
 from tesserec.training.measure import Measured
 from tesserec.types import Catalog, Interactions
 
-__all__ = ["Cells", "Run", "Values", "cells_of"]
+__all__ = ["Cell", "Cells", "Run", "Side", "Values", "cells_of"]
 
 SUITE = ROOT / "benchmarks" / "accuracy" / "suite.toml"
 
@@ -36,6 +39,21 @@ Values = Mapping[str, Tensor]
 """Metric → its value of each request, [B]; NaN where it has none."""
 Run = Callable[[int], Values]
 """From a seed to what the cell found."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one variant found with one seed."""
+
+    values: Values
+    commit: str
+    """Of the code that ran it."""
+    is_new: bool
+    """Whether it was run now, not read."""
+
+
+Side = Mapping[int, Cell]
+"""Seed → the cell of one variant."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +75,33 @@ class Cells:
         """How the suite splits this data set; ``more`` are further settings of the split."""
         return SplitConfig(**{**self.config.split(protocol), **more})
 
-    def run(self, variants: Mapping[str, tuple[object, Run]], metric: str) -> dict[str, dict[int, Values]]:
-        """The values of each cell, by variant and seed; ``metric`` is the one whose mean is a line.
+    def run(self, variants: Mapping[str, tuple[object, Run]], metric: str) -> dict[str, Side]:
+        """The cells by variant and seed; ``metric`` is the one whose mean is a line.
 
         A variant is its settings, which tell its cells from those of other settings, and what runs it. Cells that
         ``only`` does not match are read where they are done, and left out where they are not.
         """
         digest = data_digest(self.interactions, self.catalog)
-        found: dict[str, dict[int, Values]] = {name: {} for name in variants}
+        found: dict[str, dict[int, Cell]] = {name: {} for name in variants}
         for seed in self.seeds:
             for name, (settings, run) in variants.items():
                 key = hashlib.sha256(repr((self.claim, name, settings, seed, digest)).encode()).hexdigest()[:16]
                 path = self.work / f"{self.claim}.{self.dataset}.{name}.seed{seed}.{key}.safetensors"
-                if not path.exists():
+                is_new = not path.exists()
+                if is_new:
                     if not fnmatchcase(f"{name}.seed{seed}", self.only):
                         continue
                     self._finish(name, seed, path, run, metric)
-                found[name][seed] = load_file(path)
-        return found
+                found[name][seed] = Cell(load_file(path), _commit_of(path), is_new)
+        return dict(found)
 
     def _finish(self, name: str, seed: int, path: Path, run: Run, metric: str) -> None:
+        ran_by = commit()
         with Measured() as cost:
             values = run(seed)
         self.work.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".part")
-        save_file({key: value.double().contiguous() for key, value in values.items()}, beside)
+        save_file({key: value.double().contiguous() for key, value in values.items()}, beside, {"commit": ran_by})
         beside.replace(path)
         at = estimate(values[metric])
         record(
@@ -100,15 +120,15 @@ class Cells:
         )
         print(f"{name}.seed{seed}: {metric} {at.mean:.4f}, {cost.seconds:.0f} s", flush=True)
 
-    def complete(self, *sides: Mapping[int, Values]) -> bool:
+    def complete(self, *sides: Side) -> bool:
         """Whether each has all seeds."""
         return all(set(side) == set(self.seeds) for side in sides)
 
     def difference(
         self,
         figure: str,
-        first: Mapping[int, Values],
-        second: Mapping[int, Values],
+        first: Side,
+        second: Side,
         metric: str,
         *,
         against: str,
@@ -122,7 +142,7 @@ class Cells:
         """
         if not self.complete(first, second):
             return
-        sides = [torch.stack([side[seed][metric] for seed in self.seeds]) for side in (first, second)]
+        sides = [torch.stack([side[seed].values[metric] for seed in self.seeds]) for side in (first, second)]
         found = estimate(sides[0] - sides[1]) if seeds_belong else paired(*sides)
         means = [float(side.nanmean(1).mean()) for side in sides]
         self.figure(
@@ -131,6 +151,7 @@ class Cells:
             low=found.low,
             high=found.high,
             n=int((~sides[0][0].isnan()).sum()),
+            of=(first, second),
             against=against,
             protocol=(
                 f"{protocol}; {means[0]:.4f} less {means[1]:.4f}, paired by request{' and seed' * seeds_belong}; "
@@ -147,10 +168,19 @@ class Cells:
         low: float | None = None,
         high: float | None = None,
         n: int = 1,
+        of: Sequence[Side],
         against: str | None = None,
         protocol: str,
     ) -> None:
-        """One line, of all seeds."""
+        """One line, of all seeds of the sides ``of``.
+
+        None where no cell of theirs was run now and the latest line has this value: only a script that was stopped
+        before its figures leaves cells that no line tells of. Commits of cells other than the line's are named.
+        """
+        parts = [cell for side in of for cell in side.values()]
+        if not any(cell.is_new for cell in parts) and value == self._recorded(f"claims.{figure}"):
+            return
+        commits = sorted({cell.commit for cell in parts})
         record(
             f"claims.{figure}",
             value,
@@ -160,7 +190,7 @@ class Cells:
             n=n,
             against=against,
             dataset=self.dataset,
-            protocol=protocol,
+            protocol=protocol + ("" if commits == [commit()] else f"; cells of {', '.join(commits)}"),
             seeds=self.seeds,
             command=self.command(),
             results=self.results,
@@ -168,10 +198,23 @@ class Cells:
         interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
         print(f"claims.{figure}: {value:.4f}{interval}", flush=True)
 
+    def _recorded(self, figure: str) -> float | None:
+        """The value of the latest line of a figure on this data set; None where there is no line."""
+        path = self.results / "claims.jsonl"
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        own = [line["value"] for line in lines if (line["figure"], line["dataset"]) == (figure, self.dataset)]
+        return float(own[-1]) if own else None
+
     def command(self, more: str = "") -> str:
         """What measures a line again."""
         dataset = "" if self.dataset == "beauty" else f" --dataset {self.dataset}"
         return f"python -m benchmarks.claims.{self.claim} --data DATA{dataset}{more}"
+
+
+def _commit_of(path: Path) -> str:
+    """The commit that a cell names; the first cells named none."""
+    with safe_open(path, "pt") as file:
+        return str((file.metadata() or {}).get("commit", "unknown"))
 
 
 def cells_of(claim: str, description: str | None, arguments: list[str] | None) -> Cells:

@@ -6,12 +6,13 @@ for each run of levels, the merges of the pieces.
 Dimensions: N items · L levels.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.claims._cells import Cells, Run, Values, cells_of
+from benchmarks.claims._cells import Cells, Run, Side, Values, cells_of
 from benchmarks.claims._ranking import Parts, RankingConfig, auc, trained
 from tesserec.data.splits import Split, split
 from tesserec.embedders.tfidf_svd import TfidfSVD
@@ -19,6 +20,9 @@ from tesserec.nn.sid_features import SIDFeatures, SIDKeys, learn_pieces
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.training.loop import seeded
 from tesserec.types import SemanticIds, SideInformation
+
+FIGURES = ("claims.prefixmem.*", "claims.sentencepiece.*", "claims.cold_auc.cells.*.*")
+NEEDS_DATA = True
 
 NUM_CODES, NUM_RUNS = 768, 3
 """Rows of single codes (three levels of 256), and runs of levels that PrefixMem hashes: (1, 2), (2, 3), (1, 2, 3)."""
@@ -81,7 +85,7 @@ def rows_of(  # noqa: PLR0917  # as above
     return SIDFeatures(table, SIDKeys(kind="memory", max_rows=ROWS[num_rows]), width)
 
 
-def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
+def save(cells: Cells, found: Mapping[str, Side]) -> None:
     """Both key sets against random hashing at each number of rows, on new, rare and all items."""
     for kind, claim in METHODS.items():
         for num_rows in ROWS:

@@ -6,13 +6,14 @@ training events of a code in use.
 Dimensions: B requests · K items of a list · N items · L levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.claims._cells import Cells, Run, Values, cells_of
+from benchmarks.claims._cells import Cells, Run, Side, Values, cells_of
 from benchmarks.claims._generator import generator
 from tesserec.data.splits import Split, split
 from tesserec.embedders.tfidf_svd import TfidfSVD
@@ -25,11 +26,29 @@ from tesserec.semantic_ids.diagnostics import popularity_shares
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.types import PAD, Catalog, FitContext, Holdout, ItemEmbeddings, SemanticIds, SideInformation
 
+FIGURES = ("claims.crab.*", "claims.crab.cells.*.*")
+NEEDS_DATA = True
+
 SHARES = {"split_5": 0.05, "split_10": 0.1, "split_20": 0.2}
 """Variant → share of the codes in use that may be split; the paper's is a tenth."""
 MAIN = "split_10"
 LEVEL, OVER_POPULAR = 1, 2.0
 NUM_REQUESTS, NUM_ANSWERS = 5000, 20
+CHANGES = {
+    "exposure_gap": (
+        "exposure",
+        "the exposure gap (share of the first ten places of items under codes that were over-popular before the split, "
+        "less their share of the training events, which stays)",
+    ),
+    "code_exposure": (
+        "code_exposure",
+        "the share of the first ten places of items under codes that are over-popular in the same table (which falls "
+        "by construction, as these codes are split)",
+    ),
+    "ndcg10": ("ndcg10", "NDCG@10"),
+    "recall10": ("recall10", "recall@10"),
+}
+"""Figure → the metric of its cells, and what changes."""
 SOURCE = "the source (CRAB, arXiv 2604.05113): popularity measure MGU@10 -16.5 % with HR@10 unchanged"
 
 
@@ -46,15 +65,20 @@ class Shop:
 def main(arguments: list[str] | None = None) -> int:
     """Run the cells that are not done, and record the figures of those that are."""
     cells = cells_of("crab", __doc__, arguments)
-    parts = split(cells.interactions, cells.split_config("last_out"))
-    some = torch.linspace(0, len(parts.test) - 1, min(NUM_REQUESTS, len(parts.test))).long()
-    shop = Shop(parts, parts.test.take(some), cells.catalog, TfidfSVD().embed(cells.catalog))
+    shop = shop_of(cells)
     variants: dict[str, tuple[object, Run]] = {}
     for name, share in (("plain", None), *SHARES.items()):
         run = partial(cell, shop, share)
         variants[name] = ((generator(), share, NUM_REQUESTS), run)
     save(cells, shop, cells.run(variants, "ndcg10"))
     return 0
+
+
+def shop_of(cells: Cells) -> Shop:
+    """The split, some of its requests, evenly spaced, and the items' vectors."""
+    parts = split(cells.interactions, cells.split_config("last_out"))
+    some = torch.linspace(0, len(parts.test) - 1, min(NUM_REQUESTS, len(parts.test))).long()
+    return Shop(parts, parts.test.take(some), cells.catalog, TfidfSVD().embed(cells.catalog))
 
 
 def cell(shop: Shop, share: float | None, seed: int) -> Values:
@@ -98,17 +122,12 @@ def share_of_lists(lists_BK: Tensor, items_N: Tensor) -> Tensor:
     return (items_N[lists_BK.clamp(min=0)] & shown_BK).sum(1).double() / shown_BK.sum(1)
 
 
-def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
+def save(cells: Cells, shop: Shop, found: Mapping[str, Side]) -> None:
     """Each strength against the table before the split: exposure of over-popular codes and of their items, accuracy."""
-    protocol = f"{len(shop.holdout):,} requests of last_out; {SOURCE}"
     for name, share in SHARES.items():
         against = f"the table before up to {share:.0%} of the codes of its middle level were split"
-        for figure, metric in (
-            ("exposure_gap", "exposure"),
-            ("code_exposure", "code_exposure"),
-            ("ndcg10", "ndcg10"),
-            ("recall10", "recall10"),
-        ):
+        for figure, (metric, what) in CHANGES.items():
+            protocol = f"change of {what}, after less before; {len(shop.holdout):,} requests of last_out; {SOURCE}"
             at = f"crab.{figure}" + ("" if name == MAIN else f"_{name}")
             pair = found[name], found["plain"]
             cells.difference(at, *pair, metric, against=against, protocol=protocol, seeds_belong=True)
@@ -117,21 +136,30 @@ def save(cells: Cells, shop: Shop, found: dict[str, dict[int, Values]]) -> None:
         save_gap(cells, shop, found["plain"])
 
 
-def save_gap(cells: Cells, shop: Shop, plain: dict[int, Values]) -> None:
+def save_gap(cells: Cells, shop: Shop, plain: Side) -> None:
     """How much more of the lists than of the training events is of items under over-popular codes, before the split."""
     counts_N = shop.parts.train.positives().item_counts()
     gaps = []
     for seed in cells.seeds:
         items_N = over_popular(plain_table(shop, seed)[0], counts_N)
-        gaps.append(plain[seed]["exposure"] - float(counts_N[items_N].sum() / counts_N.sum()))
+        gaps.append(plain[seed].values["exposure"] - float(counts_N[items_N].sum() / counts_N.sum()))
     found = estimate(torch.stack(gaps))
-    protocol = f"share of the first ten places less share of the training events, before the split; {SOURCE}"
+    protocol = (
+        "share of the first ten places of items under over-popular codes less their share of the training events, "
+        f"before the split; {SOURCE}"
+    )
     cells.figure(
-        "crab.exposure_gap_before", found.mean, low=found.low, high=found.high, n=len(shop.holdout), protocol=protocol
+        "crab.exposure_gap_before",
+        found.mean,
+        low=found.low,
+        high=found.high,
+        n=len(shop.holdout),
+        of=(plain,),
+        protocol=protocol,
     )
 
 
-def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Values]]) -> None:
+def save_gini(cells: Cells, shop: Shop, name: str, found: Mapping[str, Side]) -> None:
     """How unequally the items of the catalog are shown, after less before; nothing until all seeds are there."""
     if not cells.complete(found[name], found["plain"]):
         return
@@ -140,8 +168,8 @@ def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Va
     weights_RB = resamples(len(shop.holdout))
     differences_SR = torch.stack(
         [
-            gini(Lists(found[name][seed]["lists"].long(), counts_N, history), weights_RB)
-            - gini(Lists(found["plain"][seed]["lists"].long(), counts_N, history), weights_RB)
+            gini(Lists(found[name][seed].values["lists"].long(), counts_N, history), weights_RB)
+            - gini(Lists(found["plain"][seed].values["lists"].long(), counts_N, history), weights_RB)
             for seed in cells.seeds
         ]
     )
@@ -153,8 +181,9 @@ def save_gini(cells: Cells, shop: Shop, name: str, found: dict[str, dict[int, Va
         low=interval.low,
         high=interval.high,
         n=len(shop.holdout),
+        of=(found[name], found["plain"]),
         against="the table before the split",
-        protocol=f"Gini of the exposure of items in the first ten places, after less before; {SOURCE}",
+        protocol=f"change of the Gini of the exposure of items in the first ten places, after less before; {SOURCE}",
     )
 
 

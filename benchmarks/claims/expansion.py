@@ -1,22 +1,23 @@
 """SID expansion: items that training did not have get codes from frozen codebooks, and a trained generator finds them.
 
-The same small generator learns two tables of the other items: residual k-means codes of their text, and codes drawn at
-random (hashed ids). Then the withheld items are added to either table, by their text or again at random, and requests
-whose targets are withheld are answered from all items. The strength is how many training targets a prefix needs to
-have a vector of its own: with few, what is popular is remembered and new items are seldom reached.
+The same small generator learns two tables of the other items: residual k-means codes of their text, and hashed ones,
+which say nothing of it. Then the withheld items are added to either table, and requests whose targets are withheld are
+answered from all items. The strength is how many training targets a prefix needs to have a vector of its own: with few,
+what is popular is remembered and new items are seldom reached.
 
-Dimensions: N items · M withheld items · L levels.
+Dimensions: B requests · K items of a list · N items · E events.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from benchmarks.claims._cells import Cells, Run, Values, cells_of
+from benchmarks.claims._cells import Cells, Run, Side, Values, cells_of
 from benchmarks.claims._generator import generator
+from tesserec.config import fresh
 from tesserec.data.splits import split
 from tesserec.embedders.tfidf_svd import TfidfSVD
 from tesserec.evaluation.evaluate import ask
@@ -25,22 +26,28 @@ from tesserec.evaluation.metrics import rank_relevant, recall
 from tesserec.pipeline import first_items
 from tesserec.semantic_ids.build import fit_semantic_ids
 from tesserec.semantic_ids.expansion import expand
+from tesserec.semantic_ids.hashed import HashedCodes
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
-from tesserec.semantic_ids.table import add_items, build_semantic_ids
 from tesserec.types import (
     Catalog,
     FitContext,
     Holdout,
     Interactions,
+    Quantizer,
     Ragged,
     SemanticIds,
     SideInformation,
     Vocabulary,
 )
 
+FIGURES = ("claims.expansion.*", "claims.expansion.cells.*.*")
+NEEDS_DATA = True
+
 LEAST_EVENTS = (5, 50, 500)
 """Training targets that a prefix needs to have a vector of its own."""
 MAIN = 50
+QUANTIZERS: Mapping[str, Quantizer] = {"codes": ResidualKMeans(), "hashed": HashedCodes()}
+"""Kind of codes → what makes them."""
 COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS = 0.05, 3000, 50
 PROTOCOL = (
     "cold_items, a twentieth of the items withheld; recall at 50 of withheld targets among all items; "
@@ -64,9 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     shop = withheld_last(cells)
     variants: dict[str, tuple[object, Run]] = {}
     for least in LEAST_EVENTS:
-        for kind in ("codes", "hashed"):
-            settings = (generator(least), COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS)
-            variants[f"{kind}_{least}"] = (settings, partial(cell, shop, kind, least))
+        for kind, quantizer in QUANTIZERS.items():
+            settings = (generator(least), quantizer, COLD_SHARE, NUM_REQUESTS, NUM_ANSWERS)
+            variants[f"{kind}_{least}"] = (settings, partial(cell, shop, quantizer, least))
     save(cells, cells.run(variants, "recall50"))
     return 0
 
@@ -90,11 +97,11 @@ def withheld_last(cells: Cells) -> Shop:
     return Shop(train, catalog, Holdout(requests, relevant))
 
 
-def cell(shop: Shop, kind: str, least: int, seed: int) -> Values:
+def cell(shop: Shop, quantizer: Quantizer, least: int, seed: int) -> Values:
     """How often the generator finds the withheld items with one kind of codes."""
     num_warm = len(shop.train.items)
     warm = first_items(shop.catalog, num_warm)
-    table, grown = tables(shop, warm, kind, seed)
+    table, grown = tables(shop, warm, fresh(quantizer), seed)
     retriever = generator(least)
     retriever.fit(shop.train, warm, FitContext(semantic_ids=table, seed=seed))
     retriever.add_items(shop.catalog, FitContext(semantic_ids=grown, seed=seed))
@@ -104,30 +111,17 @@ def cell(shop: Shop, kind: str, least: int, seed: int) -> Values:
     return {"recall50": recall(ranks, 50), "recall10": recall(ranks, 10), "cold_share": cold_BK[:, :10].mean(1)}
 
 
-def tables(shop: Shop, warm: Catalog, kind: str, seed: int) -> tuple[SemanticIds, SemanticIds]:
+def tables(shop: Shop, warm: Catalog, quantizer: Quantizer, seed: int) -> tuple[SemanticIds, SemanticIds]:
     """The table of the items that train, and the same with the withheld ones at its end."""
-    events = shop.train.positives()
-    embedder, quantizer = TfidfSVD(), ResidualKMeans()
+    events, embedder = shop.train.positives(), TfidfSVD()
     embeddings = embedder.embed(warm)
     side = SideInformation(seed=seed, train=events, catalog=warm)
     table = fit_semantic_ids(quantizer, warm, embeddings, side, popularity_N=events.item_counts())
-    if kind == "codes":
-        later = Catalog(Vocabulary(shop.catalog.items.ids[len(warm) :]), shop.catalog.frame[len(warm) :])
-        return table, expand(table, quantizer, embedder.embed_new(later).vectors_ND)
-    codes_NL = random_codes(len(shop.catalog), quantizer.codebook_sizes, seed)
-    hashed = build_semantic_ids(
-        codes_NL[: len(warm)], quantizer.codebook_sizes, "hashed", popularity_N=events.item_counts()
-    )
-    return hashed, add_items(hashed, codes_NL[len(warm) :])
+    later = Catalog(Vocabulary(shop.catalog.items.ids[len(warm) :]), shop.catalog.frame[len(warm) :])
+    return table, expand(table, quantizer, embedder.embed_new(later).vectors_ND)
 
 
-def random_codes(num_items: int, sizes: tuple[int, ...], seed: int) -> Tensor:
-    """Codes [N, L] that say nothing of the items."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randint(size, (num_items,), generator=generator) for size in sizes], 1)
-
-
-def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
+def save(cells: Cells, found: Mapping[str, Side]) -> None:
     """At each strength: how often withheld items are found, by text codes against hashed ones."""
     for least in LEAST_EVENTS:
         codes, hashed = found[f"codes_{least}"], found[f"hashed_{least}"]
@@ -138,9 +132,9 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
         figure = f"expansion.recall50_over_hashed{suffix}"
         cells.difference(figure, codes, hashed, "recall50", against="hashed ids", protocol=protocol)
         found_codes, found_hashed = (
-            estimate(torch.stack([side[seed]["recall50"] for seed in cells.seeds])) for side in (codes, hashed)
+            estimate(torch.stack([side[seed].values["recall50"] for seed in cells.seeds])) for side in (codes, hashed)
         )
-        num_requests = len(codes[cells.seeds[0]]["recall50"])
+        num_requests = len(codes[cells.seeds[0]].values["recall50"])
         half_hit = 0.5 / num_requests
         cells.figure(
             f"expansion.times_hashed{suffix}",
@@ -149,6 +143,7 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
             low=found_codes.low / max(found_hashed.high, 3 / num_requests),
             high=(found_codes.high + half_hit) / (found_hashed.low + half_hit),
             n=num_requests,
+            of=(codes, hashed),
             against=f"hashed ids, which find {found_hashed.mean:.5f} of the targets; codes find {found_codes.mean:.5f}",
             protocol=(
                 f"{protocol}; half a hit is added to both rates; from the lower end of the one rate over the upper end "

@@ -9,12 +9,13 @@ bits on codes alone, and ``kmeans_341x`` is the plain Semantic ID of three codes
 Dimensions: N items · F features of the dense vector.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
 
-from benchmarks.claims._cells import Cells, Run, Values, cells_of
+from benchmarks.claims._cells import Cells, Run, Side, Values, cells_of
 from benchmarks.claims._ranking import Parts, RankingConfig, auc, trained
 from tesserec.data.splits import Split, split
 from tesserec.embedders.tfidf_svd import TfidfSVD
@@ -23,6 +24,9 @@ from tesserec.semantic_ids.fsq import RQFSQ, grid_values
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.training.loop import seeded
 from tesserec.types import SemanticIds, SideInformation
+
+FIGURES = ("claims.rq_fsq.*", "claims.rq_fsq.cells.*.*")
+NEEDS_DATA = True
 
 NUM_FEATURES, FLOAT_BITS = 256, 32
 CODEBOOK_SIZE, CODE_BITS, NUM_LEVELS = 256, 8, 3
@@ -115,7 +119,7 @@ def both_branches(
     return values_NF, codes_NL[:, :NUM_LEVELS], sizes[:NUM_LEVELS]
 
 
-def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
+def save(cells: Cells, found: Mapping[str, Side]) -> None:
     """RQ-FSQ at each compression against dense features, and at the source's against codes and ids alone."""
     protocol = f"AUC within requests of global_time; {SOURCE}"
     pairs = {f"auc_over_dense_{times}": (f"rq_fsq_{times}", "dense") for times in RQ_FSQ}
@@ -125,12 +129,14 @@ def save(cells: Cells, found: dict[str, dict[int, Values]]) -> None:
     for figure, (first, second) in pairs.items():
         against = f"{second}; {VARIANTS[first].bits} bits an item in place of {VARIANTS[second].bits}, ids left out"
         cells.difference(f"rq_fsq.{figure}", found[first], found[second], "auc", against=against, protocol=protocol)
-    if not cells.complete(found[f"rq_fsq_{MAIN}"], found["dense"]):
+    sides = found[f"rq_fsq_{MAIN}"], found["dense"]
+    if not cells.complete(*sides):
         return
     cells.figure(
         "rq_fsq.compression",
         VARIANTS["dense"].bits / VARIANTS[f"rq_fsq_{MAIN}"].bits,
         "ratio",
+        of=sides,
         against=f"{NUM_FEATURES} floats of {FLOAT_BITS} bits",
         protocol=f"bits of an item, dense over RQ-FSQ's; {SOURCE}",
     )

@@ -41,9 +41,9 @@ from tesserec.evaluation.metrics import order_ranks
 
 __all__ = [
     "AREA",
-    "CLAIMED_ON",
     "DIAGNOSTICS",
     "JUDGED",
+    "MAIN",
     "REFERENCES",
     "SMALL_NUMBER",
     "STRENGTHS",
@@ -55,10 +55,10 @@ __all__ = [
 
 AREA = "tokenizers"
 JUDGED = "ndcg10"
-REFERENCES = ("rq_vae", "rq_kmeans")
-"""What every tokenizer is compared with: the two defaults."""
-CLAIMED_ON = ("beauty", "last_out")
-"""Where claims are checked."""
+REFERENCES = {"rq_vae": "RQ-VAE", "rq_kmeans": "residual k-means"}
+"""What every tokenizer is compared with, the two defaults, and what they are called."""
+MAIN = ("beauty", "last_out")
+"""Where every tokenizer is run and claims are checked."""
 STRENGTHS = ("_weak", "_strong")
 """At the end of the name of a method that is another one with its losses at another strength."""
 SMALL_NUMBER = 5
@@ -95,7 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_claims(path: Path = CLAIMS) -> list[Mapping[str, Any]]:
-    """The ``[[claim]]`` tables: method, against, source, said."""
+    """The ``[[claim]]`` tables: method, against, source, said; none where there is no file."""
+    if not path.exists():
+        return []
     tables: list[Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", [])
     return tables
 
@@ -108,7 +110,7 @@ def figures(folder: Path, claims: Sequence[Mapping[str, Any]]) -> list[dict[str,
         own = [run for run in runs if (run["dataset"], run["protocol"]) == (dataset, protocol)]
         drawn = Drawn.of(next(iter(read_cells(folder, dataset, protocol, own))), accuracy)
         lines += [*accuracy_lines(drawn), *cost_lines(drawn), *prediction_lines(drawn)]
-        if (dataset, protocol) == CLAIMED_ON:
+        if (dataset, protocol) == MAIN:
             lines += claim_lines(drawn, claims)
     return sorted(lines, key=lambda line: str(line["figure"]))
 

@@ -28,7 +28,7 @@ from tesserec.bundle import Content, data_digest, load_state, save_state
 from tesserec.data.interactions import shuffle_ties
 from tesserec.data.splits import split
 from tesserec.errors import TesserecError
-from tesserec.pipeline import fit_context, read_data, stamped, threads
+from tesserec.pipeline import fit_context, read_data, stamped, training_block
 from tesserec.training.measure import Measured
 from tesserec.types import Catalog, FitContext, HasTrainingLog, Interactions
 from tesserec.work import Work
@@ -161,7 +161,7 @@ def _stop_with_parent() -> None:
 def run_one(run: Run, places: Places) -> dict[str, Any]:
     """Fit, judge and write one run, in this process; returns its line."""
     commit = commit_of(places)
-    with threads(run.recipe["fit"]["num_threads"]):
+    with training_block(run.recipe["fit"]["num_threads"]):
         interactions, catalog = read_dataset(run.data)
         data = Data(split(interactions, run.parsed().split), catalog, data_digest(interactions, catalog))
         content, fitted, work = _fitted(run, data, places)

@@ -44,10 +44,10 @@ def measured_content(recipe: Recipe, catalog: Catalog, train: Interactions, prog
     vectors = embedded(recipe, catalog, train, progress)
     if recipe.quantizer is None:
         return MeasuredContent(vectors, None)
-    start = time.process_time()
     with Measured() as cost:
+        start = time.process_time()
         content = tokenized(recipe, vectors, catalog, train, progress)
-    cpu_s = time.process_time() - start
+        cpu_s = time.process_time() - start
     return MeasuredContent(content, {"cpu_s": cpu_s, "seconds": cost.seconds, "peak_rss_bytes": cost.peak_rss_bytes})
 
 

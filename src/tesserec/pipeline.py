@@ -82,8 +82,8 @@ __all__ = [
     "serving_context",
     "serving_retriever",
     "stamped",
-    "threads",
     "tokenized",
+    "training_block",
     "update",
 ]
 
@@ -155,7 +155,7 @@ def fit(
     stages raise.
     """
     _check_device(recipe.fit.device)
-    with threads(recipe.fit.num_threads):
+    with training_block(recipe.fit.num_threads):
         return _fit(recipe, interactions, catalog, work_folder, progress, tell)
 
 
@@ -210,7 +210,7 @@ def update(
     parts = split(interactions, recipe.split)
     content = extended_content(recipe, contents.content, catalog)
     run = _Run(recipe, parts, catalog, fit_context(recipe, content, progress), work, tell)
-    with threads(recipe.fit.num_threads):
+    with training_block(recipe.fit.num_threads):
         judged = {recipe.name: _judge_served(run, contents), **_judge_all(run, recipe.baselines)}
         serving = _served(run, interactions, contents.serving)
     work.remove()
@@ -438,8 +438,8 @@ def _served(run: _Run, interactions: Interactions, start: ComponentState) -> Com
 
 
 @contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """A block of training: torch uses ``number`` threads, and freed memory is kept for its next tensors."""
+def training_block(number: int | None) -> Iterator[None]:
+    """What every fit runs in: torch uses ``number`` threads (None: as many as before), and freed memory is kept."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if number is None else number)
     try:

@@ -41,7 +41,7 @@ from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
 from tesserec.embedders.vectors_file import VectorsFile
 from tesserec.errors import DataError, RecipeError
-from tesserec.pipeline import extended_content, make_content, threads
+from tesserec.pipeline import extended_content, make_content, training_block
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.diagnostics import code_vectors
@@ -119,7 +119,7 @@ def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progr
             "the recipe has no [semantic_ids], which is what is to be fitted: add one, such as "
             'class = "tesserec.semantic_ids.rq_kmeans:ResidualKMeans"'
         )
-    with threads(recipe.fit.num_threads):
+    with training_block(recipe.fit.num_threads):
         content = make_content(recipe, catalog, split(interactions, recipe.split).train, progress)
     assert content.semantic_ids is not None, "the recipe has a quantizer"
     return Sids("", content.semantic_ids, catalog, interactions, content, recipe.table())

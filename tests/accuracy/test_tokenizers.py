@@ -132,20 +132,32 @@ def test_a_row_has_accuracy_differences_and_costs(found, page):
     assert cells[6:9] == ["30", "1,024", "0, 1, 2"]
     assert row(page, "rq_vae")[4] == ""
     assert "* `letter`: LETTER: codes that follow." in page
+    assert "over requests and seeds (requests alone where there is one seed)." in page
 
 
 def test_the_advice_follows_from_the_figures(page):
     advice = page[page.index("## What to take") : page.index("## beauty, last_out")]
+    first = advice.splitlines()[2]
+    assert first == "* All this is provisional: not all of the grid was run on beauty, see below."
     assert "has the best N@10 on beauty" in advice
     assert (
-        "**Take `rq_kmeans`**: of those that are level with the best, its codes cost the least to fit (0.5 CPU-s)"
+        "So far `rq_kmeans`: of those that are level with the best, its codes cost the least to fit (0.5 CPU-s)"
         in advice
     )
+    assert "**" not in advice
     assert "RQ-VAE over residual k-means: -0." in advice
     assert "at 40 times the CPU seconds; it is not worth training one." in advice
     assert "Codes at random reach" in advice
-    assert "All this is provisional: not all of the grid was run on beauty, see below." in advice
     assert "The best 2 beside the references, to be run elsewhere too: `letter` and `pq`." in advice
+
+
+def test_one_is_to_be_taken_when_all_of_the_grid_was_run(tmp_path):
+    root = repository(tmp_path)
+    suite = root / "benchmarks" / "semantic_ids" / "suite.toml"
+    suite.write_text(suite.read_text().replace(', "plum"', ""))
+    page = semantic_ids.page(semantic_ids.read(root), "note")
+    assert "provisional" not in page
+    assert "* **Take `rq_kmeans`**: of those that are level with the best, its codes cost the least" in page
 
 
 def test_content_alone_is_advised_where_the_best_reads_events(tmp_path):
@@ -222,6 +234,8 @@ def test_lines_without_the_new_keys_are_shown_without_them(tmp_path):
     ranks_folder.write_run(tmp_path / FOLDER, "rq_kmeans", dataset="beauty", answers="popularity", codes=None)
     page = semantic_ids.page(semantic_ids.read(tmp_path), "note")
     assert row(page, "rq_vae")[6:9] == ["", "", "0"]
+    assert page.count("over requests (one seed)") == 1
+    assert "over tokenizers,\nrequests (one seed); none over" in page
     assert f"| `perplexity_share`: {figures.DIAGNOSTICS['perplexity_share']} |  |  |" in page
     assert "RQ-VAE over residual k-means: +0." in page
     assert "times the CPU seconds" not in page

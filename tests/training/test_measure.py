@@ -54,6 +54,18 @@ def test_kept_memory_is_given_back_at_the_end() -> None:
     assert resident() < before - 200 * MIB, "as it was"
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_an_inner_block_leaves_the_outer_one_as_it_is() -> None:
+    with memory_kept():
+        with pytest.raises(RuntimeError, match="boom"), memory_kept():
+            raise RuntimeError("boom")
+        block = torch.ones(64 * MIB)
+        before = resident()
+        del block
+        assert resident() > before - 16 * MIB
+    assert resident() < before - 200 * MIB
+
+
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("musl", ""))
     with memory_kept():

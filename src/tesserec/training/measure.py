@@ -24,6 +24,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Numbers of malloc.h."""
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_kept_blocks: list[None] = []
+"""One entry for each ``memory_kept`` that runs: the setting is of the process, so the last one to end undoes it."""
 
 
 class Measured:
@@ -56,7 +58,7 @@ def memory_kept() -> Iterator[None]:
 
     The steps of a training free and want the same hundreds of megabytes. glibc gives blocks of that size back to the
     system and takes new pages each time, which the system clears first: that was a quarter of a step. Does nothing
-    with another C library.
+    with another C library. Blocks nest: memory is given back when the outermost one ends.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -64,12 +66,15 @@ def memory_kept() -> Iterator[None]:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    _kept_blocks.append(None)
     try:
         yield
     finally:
-        mallopt(_M_MMAP_MAX, 65_536)
-        mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        _release_memory()
+        _kept_blocks.pop()
+        if not _kept_blocks:
+            mallopt(_M_MMAP_MAX, 65_536)
+            mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+            _release_memory()
 
 
 def _release_memory() -> None:
