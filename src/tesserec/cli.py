@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from tesserec.errors import DataError, RecipeError, TesserecError, TrainingInterrupted
 from tesserec.sids_cli import sids_app
-from tesserec.terminal import bars, out, print_json, say
+from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +66,6 @@ app.add_typer(split_app, name="split")
 app.add_typer(sids_app, name="sids")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `tesserec fit` wrote.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def main() -> None:

@@ -27,7 +27,17 @@ from tesserec.recommender import Recommender
 from tesserec.semantic_ids.report import diagnose
 from tesserec.types import NO_TIME, PAD, Holdout, Progress, silent
 
-__all__ = ["embedded", "page_data", "page_environment", "render", "usage_plot", "write_page", "write_report"]
+__all__ = [
+    "MAX_ITEMS",
+    "Json",
+    "json_for_html",
+    "page_data",
+    "page_environment",
+    "render",
+    "usage_plot",
+    "write_page",
+    "write_report",
+]
 
 MAX_ITEMS = 20_000
 """Items that a page carries, the most popular ones, so that it opens in any browser."""
@@ -90,7 +100,7 @@ def render(data: Json) -> str:
     best = _best_baseline(data, f"ndcg{k}")
     return environment.get_template("report.html.j2").render(
         data=data,
-        embedded=embedded(data),
+        embedded=json_for_html(data),
         method=method,
         k=k,
         plots=[interval_plot(data, metric) for metric in (f"ndcg{k}", f"recall{k}")],
@@ -114,7 +124,7 @@ def page_environment() -> jinja2.Environment:
     )
 
 
-def embedded(data: Json) -> str:
+def json_for_html(data: Json) -> str:
     """The data of a page as JSON inside its HTML; a title that holds "</script>" does not end the script element."""
     return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 

@@ -34,14 +34,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tesserec.bundle import Bundle, Content, load_content, load_interactions, save_content, save_interactions, swap
-from tesserec.config import fresh
 from tesserec.data.append import append_catalog
 from tesserec.data.catalog import align_catalog, read_catalog
 from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
 from tesserec.embedders.vectors_file import VectorsFile
 from tesserec.errors import DataError, RecipeError
-from tesserec.pipeline import extended_content, make_content, threads
+from tesserec.pipeline import extended_content, make_content, quantizer_of, threads
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.diagnostics import code_vectors
@@ -76,13 +75,7 @@ class Sids:
     @cached_property
     def quantizer(self) -> Quantizer | None:
         """The fitted quantizer; None for codes that came without one."""
-        if self.recipe is None or self.content.codebooks is None:
-            return None
-        quantizer = parse_recipe(self.recipe).quantizer
-        assert isinstance(quantizer, Quantizer), "codes of the user's own have no codebooks"
-        quantizer = fresh(quantizer)
-        quantizer.restore(self.content.codebooks)
-        return quantizer
+        return None if self.recipe is None else quantizer_of(parse_recipe(self.recipe), self.content)
 
     @cached_property
     def events_N(self) -> Tensor | None:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tesserec.errors import DataError, RecipeError
-from tesserec.terminal import bars, out, print_json, say
+from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
     from tesserec.recipe import Recipe
@@ -36,7 +36,6 @@ EventsOption = Annotated[Path | None, typer.Option(help="File of events, for wha
 DigitOption = Annotated[
     bool, typer.Option("--digit", help="The last code of a file of your own is a collision digit, not content.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @sids_app.command("fit")
