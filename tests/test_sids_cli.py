@@ -1,6 +1,7 @@
 """The commands about Semantic IDs, run as their users run them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,16 @@ def test_a_damaged_folder_is_named(place: Path, tmp_path: Path) -> None:
     assert run("fit", place / "r.toml", "--out", tmp_path / "s").exit_code == 0, "a folder of ours is replaced"
     (tmp_path / "s" / "catalog.parquet").unlink()
     assert f"{tmp_path / 's'} is damaged (" in refused("browse", tmp_path / "s")
+
+
+def test_codebooks_of_another_table_are_refused(place: Path, tmp_path: Path) -> None:
+    run("fit", place / "r.toml", "--out", tmp_path / "s")
+    run("fit", place / "r.toml", "--out", tmp_path / "t", "--seed", 5)
+    shutil.copy(tmp_path / "t" / "codebooks.safetensors", tmp_path / "s")
+    version = open_sids(tmp_path / "t").semantic_ids.codebook_version
+    message = refused("report", tmp_path / "s", "--out", tmp_path / "r.html")
+    assert message.startswith(f"{tmp_path / 's'}: semantic_ids.parquet has codebook version ")
+    assert f"codebooks.safetensors makes {version}: put the codebooks of this table there, or run" in message
 
 
 def test_a_bundle_without_codes_has_none(tmp_path: Path) -> None:

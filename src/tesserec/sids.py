@@ -39,7 +39,7 @@ from tesserec.data.catalog import align_catalog, read_catalog
 from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
 from tesserec.embedders.vectors_file import VectorsFile
-from tesserec.errors import DataError, RecipeError
+from tesserec.errors import DataError, RecipeError, VersionMismatchError
 from tesserec.pipeline import extended_content, make_content, quantizer_of, threads
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
@@ -51,8 +51,9 @@ from tesserec.semantic_ids.table import (
     is_semantic_ids,
     load_semantic_ids,
     save_semantic_ids,
+    table_version,
 )
-from tesserec.types import Catalog, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
+from tesserec.types import Catalog, ComponentState, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
 
 __all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "open_sids", "write"]
 
@@ -186,7 +187,7 @@ def open_sids(
     ``FILE:column=value`` reads the rows of a file of several tokenizers' codes. ``items`` and ``events`` replace what
     is known of the items; ``digit`` says of a file of anybody's codes that the last one is a collision digit, and
     ``vectors`` is a file of its items' vectors, in a form that ``VectorsFile`` reads. Raises ``DataError`` for what
-    cannot be used, ``BundleError`` for a damaged bundle.
+    cannot be used, ``BundleError`` for a damaged bundle, ``VersionMismatchError`` for codebooks of another table.
     """
     path, where = _place(str(place))
     if not path.exists():
@@ -265,7 +266,20 @@ def _opened_folder(path: Path) -> Sids:
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({_first_line(error)}): run `tesserec sids fit` again") from None
     assert content.semantic_ids is not None, "the table is there"
+    _check_codebooks(path, content.semantic_ids, content.codebooks)
     return Sids(path.name, content.semantic_ids, catalog, log, content, recipe)
+
+
+def _check_codebooks(path: Path, table: SemanticIds, codebooks: ComponentState | None) -> None:
+    """Raise ``VersionMismatchError`` where the folder's table is of other codebooks than the folder's."""
+    if codebooks is None:
+        return
+    version = table_version(fingerprint(codebooks), table.codebook_sizes, table.has_digit)
+    if version != table.codebook_version:
+        raise VersionMismatchError(
+            f"{path}: {TABLE} has codebook version {table.codebook_version}, codebooks.safetensors makes {version}: "
+            "put the codebooks of this table there, or run `tesserec sids fit` again"
+        )
 
 
 def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
