@@ -20,7 +20,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,22 +85,21 @@ class Sids:
         return None if self.interactions is None else self.interactions.item_counts()
 
     def code_vectors(self) -> list[tuple[str, Tensor]]:
-        """For each level what its vectors are, "codebook" or "items", and the vectors themselves, [C, D].
+        """For each level what its vectors are, "codebook" or "items", and the vectors themselves, [C, D] float64.
 
-        Those of the quantizer, where it has a codebook a level, else the mean vectors of the items of each code. Empty
-        where there are neither.
+        With a quantizer what each code decodes to between the most frequent codes of the other levels: for residual
+        and product codebooks that is the code's vector and a shift that all codes of the level share. Without one the
+        mean vectors of the items of each code. Empty where there are neither.
         """
         codes_NL, sizes = content_codes(self.semantic_ids), self.semantic_ids.codebook_sizes
-        tensors = {} if self.content.codebooks is None else self.content.codebooks.tensors
-        found = []
-        for level in range(codes_NL.shape[1]):
-            names = [name for name in (f"codebook_{level}", f"codebooks.{level}") if name in tensors]
-            if names and len(tensors[names[0]]) == sizes[level]:
-                found.append(("codebook", tensors[names[0]].double()))
-            elif self.content.embeddings is not None:
-                vectors_ND = self.content.embeddings.vectors_ND
-                found.append(("items", code_vectors(codes_NL[:, level], vectors_ND, sizes[level])))
-        return found
+        if self.quantizer is not None:
+            decoded = [self.quantizer.decode(one_CL).double() for one_CL in _each_code(codes_NL, sizes)]
+            return [("codebook", vectors_CD) for vectors_CD in decoded]
+        if self.content.embeddings is None:
+            return []
+        vectors_ND = self.content.embeddings.vectors_ND
+        pairs = zip(codes_NL.unbind(1), sizes, strict=False)
+        return [("items", code_vectors(code_N, vectors_ND, size)) for code_N, size in pairs]
 
 
 def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progress: Progress = silent) -> Sids:
@@ -122,13 +122,21 @@ def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progr
 def extend_sids(sids: Sids, later: Catalog) -> Sids:
     """The Semantic IDs with the items of ``later`` that they lack, coded by the frozen codebooks.
 
-    Raises ``DataError`` for codes without a recipe, and where there is no item to add.
+    The others stay as they are, which is warned of. Raises ``DataError`` for codes without a recipe, and where there
+    is no item to add.
     """
     if sids.recipe is None:
         raise DataError(f"{sids.name} is a mere table: new items need what `tesserec sids fit` writes to a folder")
     catalog = append_catalog(sids.catalog, later)
-    if len(catalog) == len(sids.catalog):
+    num_known = len(sids.catalog) + len(later) - len(catalog)
+    if num_known == len(later):
         raise DataError(f"all {len(later)} items given are among the {len(catalog)} known: there is nothing to add")
+    if num_known:
+        warnings.warn(
+            f"{num_known} of the {len(later)} items given are known already: their text and codes stay; fit again to "
+            "change them",
+            stacklevel=2,
+        )
     content = extended_content(parse_recipe(sids.recipe), sids.content, catalog)
     assert content.semantic_ids is not None, "there were codes"
     log = None if sids.interactions is None else dataclasses.replace(sids.interactions, items=catalog.items)
@@ -230,6 +238,15 @@ def content_changes(old: Sids, new: Sids) -> Tensor | None:
     assert second.embeddings is not None, "an embedder has made embeddings"
     differs_N = (first.embeddings.vectors_ND[old_N] != second.embeddings.vectors_ND).any(1)
     return differs_N & (old_N >= 0)
+
+
+def _each_code(codes_NL: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+    """For each level a tuple of each of its codes, [C, L], with the most frequent codes of all items elsewhere."""
+    frequent_L = codes_NL.mode(0).values
+    for level, size in zip(range(codes_NL.shape[1]), sizes, strict=False):
+        one_CL = frequent_L.repeat(size, 1)
+        one_CL[:, level] = torch.arange(size)
+        yield one_CL
 
 
 def _place(text: str) -> tuple[Path, dict[str, str]]:
