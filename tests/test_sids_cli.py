@@ -267,7 +267,11 @@ def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: 
     (tmp_path / "old.json").write_text(json.dumps(codes))
     (tmp_path / "new.json").write_text(json.dumps({**codes, "i03": [0], "i04": [1]}))
     unknown = answer("diff", tmp_path / "old.json", tmp_path / "new.json")
-    assert {reason: n for reason, n in unknown["reasons"].items() if n} == {"regrouped": 2}
+    assert {reason: n for reason, n in unknown["reasons"].items() if n} == {"changed": 2}
+    assert (unknown["same_codebooks"], unknown["old"]["codebook_version"]) == (None, None)
+    told = run("diff", tmp_path / "old.json", tmp_path / "new.json").stdout
+    assert "old: old, 24 items, no codebooks known, table revision 0" in told
+    assert "The codebook versions are not the same" not in told
     titled = answer("diff", tmp_path / "old.json", tmp_path / "new.json", "--items", place / "items.csv")
     assert [one["title"] for one in titled["items"]] == ["kitchen oak shelf wide", "kitchen tin box"]
     shown = run("diff", tmp_path / "old.json", tmp_path / "old.json").stdout
@@ -279,6 +283,30 @@ def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: 
     assert run(*arguments).exit_code == 0
     found = answer("diff", place / "sids", tmp_path / "s", "--show", 24)
     assert ("i04", "content") in {(one["item_id"], one["reason"]) for one in found["items"]}
+
+
+def test_codes_that_a_recipe_reads_have_no_codebooks(place: Path, tmp_path: Path) -> None:
+    for by in ("me", "you"):
+        own = (
+            f'class = "tesserec.semantic_ids.codes_file:CodesFile"\npath = "{place}/anyone.parquet"\nwhere.by = "{by}"'
+        )
+        (place / f"{by}.toml").write_text(RECIPE.partition("[embedder]")[0] + "[semantic_ids]\n" + own)
+        assert run("fit", place / f"{by}.toml", "--out", tmp_path / by).exit_code == 0
+    found = answer("diff", tmp_path / "me", tmp_path / "you")
+    assert found["same_codebooks"] is None
+    assert found["reasons"]["changed"] > 0
+
+
+def test_the_digit_of_a_file_beside_a_folder(place: Path, tmp_path: Path) -> None:
+    table = open_sids(place / "sids").semantic_ids
+    codes = {f"i{i:02}": own for i, own in enumerate(table.codes_NL.tolist())}
+    (tmp_path / "own.json").write_text(json.dumps({**codes, "i03": [3, 3, 0]}))
+    assert codes["i03"][:2] != [3, 3]
+    for one in (place / "sids", place / "shop", place / "sids" / "semantic_ids.parquet"):
+        for pair in ((one, tmp_path / "own.json"), (tmp_path / "own.json", one)):
+            assert [row["item_id"] for row in answer("diff", *pair, "--digit")["items"]] == ["i03"]
+    neither = f"--digit is about files of codes, and neither {place / 'sids'} nor {place / 'shop'} is one: leave it out"
+    assert refused("diff", place / "sids", place / "shop", "--digit") == neither
 
 
 def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
@@ -348,6 +376,9 @@ def test_browse_shows_what_is_near_an_item(place: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["x-1"], "the prefix 'x-1' is not first codes of items: expected integers, as in 12-7"),
+        (["12--105"], "the prefix '12--105' is not first codes of items: expected integers, as in 12-7"),
+        (["--", "-5"], "the prefix '-5' is not first codes of items: expected integers, as in 12-7"),
+        (["0-"], "the prefix '0-' is not first codes of items: expected integers, as in 12-7"),
         (["9"], "code 9 of level 1 does not exist: expected 0 to 3"),
         (["0-0-0-0"], "the prefix 0-0-0-0 has 4 codes, an item 3: give fewer"),
         (["--item", "i77"], "unknown item 'i77': the 24 known ones look like i00"),

@@ -56,7 +56,7 @@ from tesserec.semantic_ids.table import (
 )
 from tesserec.types import Catalog, ComponentState, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
 
-__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "open_sids", "write"]
+__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "is_plain", "open_sids", "write"]
 
 TABLE = "semantic_ids.parquet"
 
@@ -73,11 +73,18 @@ class Sids:
     """Vectors and states, where there are any."""
     recipe: Mapping[str, Any] | None = None
     """The recipe that made them; None for a mere table."""
+    is_plain: bool = False
+    """Whether they were read from a file of anybody's codes."""
 
     @cached_property
     def quantizer(self) -> Quantizer | None:
         """The fitted quantizer; None for codes that came without one."""
         return None if self.recipe is None else quantizer_of(parse_recipe(self.recipe), self.content)
+
+    @property
+    def has_codebooks(self) -> bool:
+        """Whether the ``codebook_version`` is one of codebooks; for codes that were read it is a hash of the codes."""
+        return not self.is_plain if self.recipe is None else self.content.codebooks is not None
 
     @cached_property
     def events_N(self) -> Tensor | None:
@@ -220,6 +227,12 @@ def open_sids(
     return sids
 
 
+def is_plain(place: str | Path) -> bool:
+    """Whether a file of anybody's codes is at ``place``, or nothing: what ``digit`` of ``open_sids`` is for."""
+    path, _ = _place(str(place))
+    return not path.is_dir() and not _is_table(path)
+
+
 def content_changes(old: Sids, new: Sids) -> Tensor | None:
     """Whether each item of ``new`` has another content than in ``old``, bool; false for new items.
 
@@ -261,6 +274,10 @@ def _is_folder(path: Path) -> bool:
     return (path / TABLE).is_file() and (path / "recipe.json").is_file()
 
 
+def _is_table(path: Path) -> bool:
+    return path.suffix == ".parquet" and path.is_file() and is_semantic_ids(path)
+
+
 def _opened_bundle(path: Path) -> Sids:
     bundle = Bundle.open(path)
     if bundle.content.semantic_ids is None:
@@ -300,7 +317,8 @@ def _check_codebooks(path: Path, table: SemanticIds, codebooks: ComponentState |
 
 
 def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
-    if path.suffix == ".parquet" and path.is_file() and is_semantic_ids(path):
+    is_table = _is_table(path)
+    if is_table:
         if digit or where:
             raise DataError(f"{path} knows its digit and has one row an item: leave out --digit and :column=…")
         items = _column(path, "item_id")
@@ -313,7 +331,8 @@ def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
             raise DataError(f"{path} has one code an item, which cannot be a collision digit: leave out --digit")
         table = dataclasses.replace(build_semantic_ids(codes_NL, sizes, content, "bucket"), has_digit=digit)
     name = f"{path.stem} ({', '.join(where.values())})" if where else path.stem
-    return Sids(name, table, Catalog(items, pl.DataFrame({"item_id": pl.Series(items.ids)})))
+    catalog = Catalog(items, pl.DataFrame({"item_id": pl.Series(items.ids)}))
+    return Sids(name, table, catalog, is_plain=not is_table)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,17 +106,21 @@ def diff(
     import polars as pl
 
     from tesserec.semantic_ids.moves import moves
-    from tesserec.sids import content_changes, open_sids
+    from tesserec.sids import content_changes, is_plain, open_sids
 
     if destination is not None and destination.suffix not in (".csv", ".parquet"):
         raise DataError(f"--out {destination}: moved items are written to a .csv or .parquet file")
-    first, second = open_sids(old, digit=digit), open_sids(new, digit=digit)
+    plain = {place: is_plain(place) for place in (old, new)}
+    if digit and not any(plain.values()):
+        raise DataError(f"--digit is about files of codes, and neither {old} nor {new} is one: leave it out")
+    first, second = (open_sids(place, digit=digit and plain[place]) for place in (old, new))
     found = moves(
         first.semantic_ids,
         second.semantic_ids,
         first.catalog.items,
         second.catalog.items,
         content_changes(first, second),
+        has_codebooks=first.has_codebooks and second.has_codebooks,
     )
     titles = pl.Series("title", _titles(found, [second, first], items), dtype=pl.String)
     found = dataclasses.replace(found, frame=found.frame.insert_column(1, titles))
@@ -145,7 +150,7 @@ def browse(
     if item is not None and prefix is not None:
         raise DataError("give either a PREFIX or --item ID")
     sids = open_sids(place, items, events, digit=digit)
-    found = _around(sids, item) if item is not None else _below(sids, _codes_of(prefix or ""))
+    found = _around(sids, item) if item is not None else _below(sids, _codes_of(prefix) if prefix else [])
     rows = found["rows"]
     found = {**found, "num_rows": len(rows), "rows": rows[:num_shown]}
     if as_json:
@@ -224,7 +229,7 @@ def _version(sids: Sids) -> dict[str, Any]:
     return {
         "name": sids.name,
         "num_items": len(table),
-        "codebook_version": table.codebook_version,
+        "codebook_version": table.codebook_version if sids.has_codebooks else None,
         "table_revision": table.table_revision,
     }
 
@@ -234,9 +239,10 @@ def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
 
     for when, one in (("old", old), ("new", new)):
         table = one.semantic_ids
-        version = f"codebooks {table.codebook_version}, table revision {table.table_revision}"
+        codebooks = f"codebooks {table.codebook_version}" if one.has_codebooks else "no codebooks known"
+        version = f"{codebooks}, table revision {table.table_revision}"
         out().print(f"{when}: {escape(one.name)}, {len(table):,} items, {version}")
-    if not found.same_codebooks:
+    if found.same_codebooks is False:
         out().print("The codebook versions are not the same: a model of the old table cannot use the new one.")
     out().print(
         f"Of {found.churn.num_items:,} items in both, {100 * found.churn.prefixes[-1]:.1f} % have other codes, "
@@ -282,10 +288,9 @@ def _write_moved(found: Moves, destination: Path) -> None:
 
 
 def _codes_of(prefix: str) -> list[int]:
-    parts = [part for part in prefix.replace(",", "-").split("-") if part.strip()]
-    if not all(part.strip().isdecimal() for part in parts):
+    if not re.fullmatch(r"\s*\d+\s*([-,]\s*\d+\s*)*", prefix):
         raise DataError(f"the prefix {prefix!r} is not first codes of items: expected integers, as in 12-7")
-    return [int(part) for part in parts]
+    return [int(part) for part in re.split("[-,]", prefix)]
 
 
 def _below(sids: Sids, codes: list[int]) -> dict[str, Any]:
