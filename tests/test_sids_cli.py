@@ -207,6 +207,8 @@ def test_places_that_hold_no_codes(place: Path, tmp_path: Path) -> None:
     ):
         assert message in refused("report", *arguments, "--out", tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+    is_folder = f"{tmp_path / 'empty'} is a folder: give the file to write, such as one in this folder"
+    assert refused("report", place / "nothing", "--out", tmp_path / "empty") == is_folder
 
 
 def test_a_damaged_folder_is_named(place: Path, tmp_path: Path) -> None:
@@ -310,11 +312,13 @@ def test_the_digit_of_a_file_beside_a_folder(place: Path, tmp_path: Path) -> Non
 
 
 def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").mkdir()
     (tmp_path / "other.json").write_text(json.dumps({"x": [1, 2]}))
     for arguments, message in (
         ((place / "sids", tmp_path / "other.json"), "no item in common"),
         ((place / "anyone.parquet:by=me", place / "anyone.parquet:by=you", "--out", "m.xlsx"), ".csv or .parquet file"),
         ((place / "sids", tmp_path / "nothing"), "there is nothing at"),
+        ((place / "nothing", place / "sids", "--out", tmp_path / "m.csv"), "m.csv is a folder: give the file to write"),
     ):
         assert message in refused("diff", *arguments)
     (tmp_path / "short.json").write_text(json.dumps({"i00": [1]}))

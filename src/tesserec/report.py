@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION, Contents
 from tesserec.evaluation.evaluate import compare
+from tesserec.files import check_file, completed
 from tesserec.pipeline import holdout_of
 from tesserec.recipe import parse_recipe
 from tesserec.recommender import Recommender
@@ -52,16 +53,18 @@ Json = dict[str, Any]
 
 
 def write_report(recommender: Recommender, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a system to the file ``page``; its folder is made if need be."""
+    """Write the page of a system to the file ``page``; its folder is made if need be.
+
+    Raises ``DataError`` where ``page`` is a folder.
+    """
+    check_file(page)
     write_page(render(page_data(recommender, progress)), page)
 
 
 def write_page(html: str, page: Path) -> None:
     """Write a page to the file ``page``, which appears when it is complete; its folder is made if need be."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.part")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(page)
+    with completed(page) as part:
+        part.write_text(html, encoding="utf-8")
 
 
 def page_data(recommender: Recommender, progress: Progress = silent) -> Json:

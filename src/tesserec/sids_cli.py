@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tesserec.errors import DataError, RecipeError
+from tesserec.files import check_file, completed
 from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def report(
     from tesserec.sids import open_sids
     from tesserec.sids_page import write_sids_page
 
+    check_file(page)
     with bars() as progress:
         write_sids_page(open_sids(place, items, events, digit=digit, vectors=vectors), page, progress)
     say(f"report: {page}")
@@ -110,6 +112,8 @@ def diff(
 
     if destination is not None and destination.suffix not in (".csv", ".parquet"):
         raise DataError(f"--out {destination}: moved items are written to a .csv or .parquet file")
+    if destination is not None:
+        check_file(destination)
     plain = {place: is_plain(place) for place in (old, new)}
     if digit and not any(plain.values()):
         raise DataError(f"--digit is about files of codes, and neither {old} nor {new} is one: leave it out")
@@ -276,14 +280,12 @@ def _write_moved(found: Moves, destination: Path) -> None:
     """All rows; in CSV the codes are joined with hyphens."""
     import polars as pl
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    part = destination.with_name(f".{destination.name}.part")
-    if destination.suffix == ".parquet":
-        found.frame.write_parquet(part)
-    else:
-        lists = pl.col("old_codes", "new_codes").cast(pl.List(pl.String)).list.join("-")
-        found.frame.with_columns(lists).write_csv(part)
-    part.replace(destination)
+    with completed(destination) as part:
+        if destination.suffix == ".parquet":
+            found.frame.write_parquet(part)
+        else:
+            lists = pl.col("old_codes", "new_codes").cast(pl.List(pl.String)).list.join("-")
+            found.frame.with_columns(lists).write_csv(part)
     say(f"{len(found.frame):,} moved, new and gone items: {destination}")
 
 

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION
+from tesserec.files import check_file
 from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, usage_plot, write_page
 from tesserec.semantic_ids.browse import Branch, branches, words_of_groups
 from tesserec.semantic_ids.diagnostics import nearest_distance, overlap
@@ -57,7 +58,11 @@ FORMS: dict[str, Form] = {
 
 
 def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a table to the file ``page``; its folder is made if need be."""
+    """Write the page of a table to the file ``page``; its folder is made if need be.
+
+    Raises ``DataError`` where ``page`` is a folder.
+    """
+    check_file(page)
     write_page(render(page_data(sids, progress)), page)
 
 
