@@ -1,6 +1,7 @@
 """The commands about Semantic IDs, run as their users run them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import shop
 from tesserec.bundle import publish
 from tesserec.cli import app
 from tesserec.pipeline import fit as fit_system
-from tesserec.recipe import parse_recipe
+from tesserec.recipe import default_recipe, parse_recipe
 from tesserec.semantic_ids import churn, diagnose, expand
 from tesserec.sids import open_sids
 
@@ -99,6 +100,31 @@ def test_fit_says_what_the_codes_are_like(place: Path, tmp_path: Path) -> None:
     assert other["num_items"] == 24
 
 
+def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[1]
+    section = (root / "README.md").read_text(encoding="utf-8").partition("## Look at Semantic IDs\n")[2]
+    lines = section.split("```")[1].strip().splitlines()
+    (tmp_path / "recipes").symlink_to(root / "recipes")
+    (tmp_path / "new.csv").write_text("item_id,title\n999999,RED CANDLE\n")
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        command = re.split(r"\s{2,}", line)[0]
+        result = run(*command.removeprefix("tesserec sids ").split())
+        assert result.exit_code == 0, f"{command}: {result.stderr}"
+    assert len(lines) == 6
+    assert len(open_sids("later").semantic_ids) == len(open_sids("sids").semantic_ids) + 1
+
+
+def test_fit_without_a_recipe_takes_the_one_of_a_whole_fit(place: Path, tmp_path: Path) -> None:
+    shop.events().filter(kind="purchase").drop("kind").write_csv(tmp_path / "e.csv")
+    arguments = ("fit", "--events", tmp_path / "e.csv", "--items", place / "items.csv")
+    assert run(*arguments, "--out", tmp_path / "s").exit_code == 0
+    made = open_sids(tmp_path / "s")
+    assert made.recipe == default_recipe(made.catalog).table()
+    assert run(*arguments, "--seed", 7, "--out", tmp_path / "t").exit_code == 0
+    assert open_sids(tmp_path / "t").recipe == {**made.recipe, "seed": 7}
+
+
 def test_fit_writes_the_table_alone(place: Path, tmp_path: Path) -> None:
     shown = run("fit", place / "r.toml", "--out", tmp_path / "new" / "t.parquet")
     assert shown.stderr == f"Semantic IDs: {tmp_path / 'new' / 't.parquet'} (the table alone)\n"
@@ -129,9 +155,11 @@ def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit"], "give either a RECIPE, or --from FOLDER together with --items FILE, the new items"),
-        (["fit", "r.toml", "--from", "sids"], "give either a RECIPE, or --from FOLDER"),
-        (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither --events nor"),
+        (["fit"], "no events are named, which Semantic IDs of text need too: items of the same codes are numbered by"),
+        (["fit", "--items", "items.csv"], "Give --events FILE, or a RECIPE with source or events in [data]; for later"),
+        (["fit", "eventless.toml", "--items", "items.csv"], "no events are named, which Semantic IDs of text need too"),
+        (["fit", "r.toml", "--from", "sids", "--items", "items.csv"], "and takes neither a RECIPE nor --events nor --"),
+        (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor"),
         (["fit", "--from", "sids", "--items", "items.csv"], "all 24 items given are among the 24 known"),
         (["fit", "--from", "anyone.parquet:by=me", "--items", "items.csv"], "anyone (me) is a mere table: new items"),
         (["fit", "none.toml"], "the recipe has no [semantic_ids], which is what is to be fitted: add one, such as"),
@@ -144,6 +172,7 @@ def test_fits_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(place)
     (place / "none.toml").write_text(RECIPE.partition("[semantic_ids]")[0])
+    (place / "eventless.toml").write_text(RECIPE.replace('events = "events.csv"', ""))
     (place / "wrong.toml").write_text(RECIPE.replace("num_levels", "num_level"))
     assert message in refused(*arguments, "--out", tmp_path / "s")
     assert list(tmp_path.iterdir()) == []

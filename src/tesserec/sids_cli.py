@@ -32,6 +32,7 @@ __all__ = ["sids_app"]
 sids_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: make them, look at them, compare them.")
 
 _PLACE = "A bundle, a folder of `tesserec sids fit`, or a file of codes (FILE:column=value for some of its rows)."
+_RECIPE = "TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one."
 Place = Annotated[str, typer.Argument(help=_PLACE)]
 ItemsOption = Annotated[Path | None, typer.Option(help="File of items, for their titles.")]
 EventsOption = Annotated[Path | None, typer.Option(help="File of events, for what is popular.")]
@@ -42,7 +43,7 @@ DigitOption = Annotated[
 
 @sids_app.command("fit")
 def fit(
-    recipe: Annotated[Path | None, typer.Argument(help="TOML file with [data], [embedder], [semantic_ids].")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     *,
     place: Annotated[Path, typer.Option("--out", help="Folder, or a .parquet file for the table alone.")],
     events: Annotated[Path | None, typer.Option(help="File of events, instead of the recipe's.")] = None,
@@ -53,21 +54,17 @@ def fit(
 ) -> None:
     """Make the Semantic IDs of a recipe, without a retriever, and say what they are like."""
     from tesserec.data.catalog import read_catalog
-    from tesserec.pipeline import read_data
-    from tesserec.sids import check_place, extend_sids, fit_sids, open_sids, write
+    from tesserec.sids import check_place, extend_sids, open_sids, write
 
-    if (since is None) == (recipe is None):
-        raise RecipeError("give either a RECIPE, or --from FOLDER together with --items FILE, the new items")
-    if since is not None and (items is None or events is not None or seed is not None):
-        raise RecipeError("--from FOLDER needs --items FILE, the new items, and takes neither --events nor --seed")
+    if since is not None and (items is None or any(one is not None for one in (recipe, events, seed))):
+        raise RecipeError(
+            "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor --events nor --seed"
+        )
     check_place(place)
     if since is not None and items is not None:
         made = extend_sids(open_sids(since), read_catalog(items))
     else:
-        assert recipe is not None, "one of the two is given"
-        chosen = _recipe(recipe, seed)
-        with bars() as progress:
-            made = fit_sids(chosen, *read_data(chosen.data, events, items), progress)
+        made = _fitted(recipe, seed, events, items)
     write(place, made)
     _print_diagnosis(made, as_json)
     say(f"Semantic IDs: {place}" + (" (the table alone)" if place.suffix == ".parquet" else ""))
@@ -163,15 +160,36 @@ def browse(
         _print_rows(found)
 
 
-def _recipe(path: Path, seed: int | None) -> Recipe:
+def _fitted(path: Path | None, seed: int | None, events: Path | None, items: Path | None) -> Sids:
+    """The Semantic IDs of a recipe, or of the one that ``tesserec fit`` has without one."""
+    from tesserec.pipeline import read_data
+    from tesserec.recipe import DataConfig, default_recipe
+    from tesserec.sids import fit_sids
+
+    given = None if path is None else _recipe(path)
+    config = DataConfig() if given is None else given.data
+    if events is None and config.events is None and config.source is None:
+        raise RecipeError(
+            "no events are named, which Semantic IDs of text need too: items of the same codes are numbered by how "
+            "popular they are. Give --events FILE, or a RECIPE with source or events in [data]; for later items of a "
+            "fit, --from FOLDER and --items FILE"
+        )
+    interactions, catalog = read_data(config, events, items)
+    recipe = default_recipe(catalog) if given is None else given
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=seed)
+    with bars() as progress:
+        return fit_sids(recipe, interactions, catalog, progress)
+
+
+def _recipe(path: Path) -> Recipe:
     """The recipe of a file, which needs no retriever here."""
     from tesserec.config import load_toml
     from tesserec.recipe import located, parse_recipe
 
     unused = {"retriever": {"class": "tesserec.retrievers.popularity:Popularity"}}
     recipe = parse_recipe({**unused, **load_toml(path)})
-    recipe = dataclasses.replace(recipe, data=located(recipe.data, path.parent))
-    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+    return dataclasses.replace(recipe, data=located(recipe.data, path.parent))
 
 
 def _print_diagnosis(sids: Sids, as_json: bool) -> None:
