@@ -301,6 +301,14 @@ def test_compare(place: Path) -> None:
     assert "has no metric ndcg7" in refused("compare", bundle, f"{bundle}:popularity", "--metric", "ndcg7")
 
 
+def test_a_folder_is_refused_before_the_work(place: Path, tmp_path: Path) -> None:
+    message = f"{tmp_path} is a folder: give the file to write, such as one in this folder"
+    assert refused("report", tmp_path / "nothing", "--out", tmp_path) == message
+    assert refused("fit", tmp_path / "nothing.toml", "--out", tmp_path / "b", "--report", tmp_path) == message
+    assert refused("recommend", tmp_path / "nothing", "--users", "all", "--out", tmp_path) == message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_report(place: Path) -> None:
     assert run("report", place / "shop").stderr == f"report: {place / 'report.html'}\n"
     assert (place / "report.html").stat().st_size > 20_000

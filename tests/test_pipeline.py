@@ -22,6 +22,7 @@ from tesserec.pipeline import (
     fit,
     holdout_of,
     judge_holdout,
+    quantizer_of,
     read_data,
     restored,
     serving_retriever,
@@ -311,6 +312,17 @@ def test_new_items_take_codes_from_the_frozen_codebooks() -> None:
     assert extended.embeddings.missing_N is not None
     assert extended.embeddings.missing_N.shape == (25,)
     assert extended_content(shop.recipe(), contents.content, contents.catalog) is contents.content
+
+
+def test_the_quantizer_of_a_content_makes_its_codes() -> None:
+    content = shop.contents().content
+    quantizer = quantizer_of(shop.recipe(), content)
+    assert quantizer is not None
+    assert content.embeddings is not None
+    assert content.semantic_ids is not None
+    codes_NL = content.semantic_ids.codes_NL
+    assert torch.equal(quantizer.encode(content.embeddings.vectors_ND), codes_NL[:, :2])
+    assert quantizer_of(shop.recipe(), dataclasses.replace(content, codebooks=None)) is None
 
 
 def test_new_items_are_not_coded_by_another_codebook() -> None:

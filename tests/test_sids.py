@@ -10,6 +10,7 @@ import shop
 from tesserec.bundle import Content
 from tesserec.errors import DataError
 from tesserec.semantic_ids.diagnostics import code_vectors
+from tesserec.semantic_ids.table import content_codes
 from tesserec.sids import Sids, content_changes, extend_sids, fit_sids
 from tesserec.types import Catalog, ComponentState, ItemEmbeddings, SemanticIds, Vocabulary
 
@@ -25,12 +26,29 @@ def sids(ids, vectors_ND=None, embedder=None, **columns):
     return Sids("test", TABLE, Catalog(items, frame), content=Content(vectors, TABLE, state))
 
 
-def test_code_vectors_are_those_of_the_codebooks():
-    made = fit_sids(shop.recipe(), *shop.data())
+def quantizer(class_name, **settings):
+    return {"class": f"tesserec.semantic_ids.{class_name}", **settings}
+
+
+@pytest.mark.parametrize("class_name", ["rq_kmeans:ResidualKMeans", "balanced_kmeans:BalancedResidualKMeans"])
+def test_code_vectors_are_those_of_the_codebooks_and_a_shift(class_name):
+    made = fit_sids(shop.recipe(semantic_ids=quantizer(class_name, num_levels=2, codebook_size=4)), *shop.data())
     found = made.code_vectors()
     assert [of for of, _ in found] == ["codebook", "codebook"]
     for level, (_, vectors_CD) in enumerate(found):
-        assert torch.equal(vectors_CD, made.content.codebooks.tensors[f"codebook_{level}"].double())
+        codebook_CD = made.content.codebooks.tensors[f"codebook_{level}"].double()
+        assert torch.allclose(vectors_CD - vectors_CD[0], codebook_CD - codebook_CD[0], atol=1e-6)
+
+
+def test_code_vectors_are_what_any_quantizer_decodes_codes_to():
+    fsq = quantizer("fsq:FSQ", grid_sizes=(3, 4), hidden_sizes=(8,), training={"num_steps": 2})
+    made = fit_sids(shop.recipe(semantic_ids=fsq), *shop.data())
+    codes_NL = content_codes(made.semantic_ids)
+    first, second = codes_NL.mode(0).values.tolist()
+    (_, first_CD), (_, second_CD) = made.code_vectors()
+    assert [of for of, _ in made.code_vectors()] == ["codebook", "codebook"]
+    assert first_CD.tolist() == made.quantizer.decode(torch.tensor([[c, second] for c in range(3)])).tolist()
+    assert second_CD.tolist() == made.quantizer.decode(torch.tensor([[first, c] for c in range(4)])).tolist()
 
 
 def test_code_vectors_are_means_where_there_are_no_codebooks():
@@ -59,6 +77,16 @@ def test_a_mere_table_cannot_grow():
     later = Catalog(Vocabulary.of(["z"]), pl.DataFrame({"item_id": ["z"]}))
     with pytest.raises(DataError, match="test is a mere table: new items need what `tesserec sids fit` writes"):
         extend_sids(sids("abc"), later)
+
+
+def test_items_that_are_known_already_stay_and_are_told_of():
+    made = fit_sids(shop.recipe(), *shop.data())
+    frame = pl.DataFrame({"item_id": ["i07", "z"], "title": ["another title", "red lamp"]})
+    later = Catalog(Vocabulary.of(["i07", "z"]), frame)
+    with pytest.warns(UserWarning, match="1 of the 2 items given are known already: their text and codes stay; fit"):
+        grown = extend_sids(made, later)
+    assert grown.catalog.titles[7] == made.catalog.titles[7]
+    assert torch.equal(grown.semantic_ids.codes_NL[:24], made.semantic_ids.codes_NL)
 
 
 def test_later_items_have_no_events():

@@ -1,6 +1,8 @@
 """The commands about Semantic IDs, run as their users run them."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import shop
 from tesserec.bundle import publish
 from tesserec.cli import app
 from tesserec.pipeline import fit as fit_system
-from tesserec.recipe import parse_recipe
+from tesserec.recipe import default_recipe, parse_recipe
 from tesserec.semantic_ids import churn, diagnose, expand
 from tesserec.sids import open_sids
 
@@ -98,6 +100,31 @@ def test_fit_says_what_the_codes_are_like(place: Path, tmp_path: Path) -> None:
     assert other["num_items"] == 24
 
 
+def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[1]
+    section = (root / "README.md").read_text(encoding="utf-8").partition("## Look at Semantic IDs\n")[2]
+    lines = section.split("```")[1].strip().splitlines()
+    (tmp_path / "recipes").symlink_to(root / "recipes")
+    (tmp_path / "new.csv").write_text("item_id,title\n999999,RED CANDLE\n")
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        command = re.split(r"\s{2,}", line)[0]
+        result = run(*command.removeprefix("tesserec sids ").split())
+        assert result.exit_code == 0, f"{command}: {result.stderr}"
+    assert len(lines) == 6
+    assert len(open_sids("later").semantic_ids) == len(open_sids("sids").semantic_ids) + 1
+
+
+def test_fit_without_a_recipe_takes_the_one_of_a_whole_fit(place: Path, tmp_path: Path) -> None:
+    shop.events().filter(kind="purchase").drop("kind").write_csv(tmp_path / "e.csv")
+    arguments = ("fit", "--events", tmp_path / "e.csv", "--items", place / "items.csv")
+    assert run(*arguments, "--out", tmp_path / "s").exit_code == 0
+    made = open_sids(tmp_path / "s")
+    assert made.recipe == default_recipe(made.catalog).table()
+    assert run(*arguments, "--seed", 7, "--out", tmp_path / "t").exit_code == 0
+    assert open_sids(tmp_path / "t").recipe == {**made.recipe, "seed": 7}
+
+
 def test_fit_writes_the_table_alone(place: Path, tmp_path: Path) -> None:
     shown = run("fit", place / "r.toml", "--out", tmp_path / "new" / "t.parquet")
     assert shown.stderr == f"Semantic IDs: {tmp_path / 'new' / 't.parquet'} (the table alone)\n"
@@ -111,9 +138,9 @@ def test_fit_writes_the_table_alone(place: Path, tmp_path: Path) -> None:
 def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_path: Path) -> None:
     later = pl.DataFrame({"item_id": ["i07", "i99"], "title": ["another title", "kitchen red lamp"]})
     later.write_csv(tmp_path / "later.csv")
-    assert (
-        run("fit", "--from", place / "sids", "--items", tmp_path / "later.csv", "--out", tmp_path / "s").exit_code == 0
-    )
+    with pytest.warns(UserWarning, match="1 of the 2 items given are known already"):
+        result = run("fit", "--from", place / "sids", "--items", tmp_path / "later.csv", "--out", tmp_path / "s")
+    assert result.exit_code == 0
     before, after = open_sids(place / "sids"), open_sids(tmp_path / "s")
     assert after.catalog.items.ids.to_pylist() == [*before.catalog.items.ids.to_pylist(), "i99"]
     expected = expand(before.semantic_ids, before.quantizer, after.content.embeddings.vectors_ND[24:])
@@ -128,9 +155,11 @@ def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit"], "give either a RECIPE, or --from FOLDER together with --items FILE, the new items"),
-        (["fit", "r.toml", "--from", "sids"], "give either a RECIPE, or --from FOLDER"),
-        (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither --events nor"),
+        (["fit"], "no events are named, which Semantic IDs of text need too: items of the same codes are numbered by"),
+        (["fit", "--items", "items.csv"], "Give --events FILE, or a RECIPE with source or events in [data]; for later"),
+        (["fit", "eventless.toml", "--items", "items.csv"], "no events are named, which Semantic IDs of text need too"),
+        (["fit", "r.toml", "--from", "sids", "--items", "items.csv"], "and takes neither a RECIPE nor --events nor --"),
+        (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor"),
         (["fit", "--from", "sids", "--items", "items.csv"], "all 24 items given are among the 24 known"),
         (["fit", "--from", "anyone.parquet:by=me", "--items", "items.csv"], "anyone (me) is a mere table: new items"),
         (["fit", "none.toml"], "the recipe has no [semantic_ids], which is what is to be fitted: add one, such as"),
@@ -143,6 +172,7 @@ def test_fits_that_cannot_be(
 ) -> None:
     monkeypatch.chdir(place)
     (place / "none.toml").write_text(RECIPE.partition("[semantic_ids]")[0])
+    (place / "eventless.toml").write_text(RECIPE.replace('events = "events.csv"', ""))
     (place / "wrong.toml").write_text(RECIPE.replace("num_levels", "num_level"))
     assert message in refused(*arguments, "--out", tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
@@ -206,6 +236,8 @@ def test_places_that_hold_no_codes(place: Path, tmp_path: Path) -> None:
     ):
         assert message in refused("report", *arguments, "--out", tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+    is_folder = f"{tmp_path / 'empty'} is a folder: give the file to write, such as one in this folder"
+    assert refused("report", place / "nothing", "--out", tmp_path / "empty") == is_folder
 
 
 def test_a_damaged_folder_is_named(place: Path, tmp_path: Path) -> None:
@@ -215,6 +247,16 @@ def test_a_damaged_folder_is_named(place: Path, tmp_path: Path) -> None:
     assert run("fit", place / "r.toml", "--out", tmp_path / "s").exit_code == 0, "a folder of ours is replaced"
     (tmp_path / "s" / "catalog.parquet").unlink()
     assert f"{tmp_path / 's'} is damaged (" in refused("browse", tmp_path / "s")
+
+
+def test_codebooks_of_another_table_are_refused(place: Path, tmp_path: Path) -> None:
+    run("fit", place / "r.toml", "--out", tmp_path / "s")
+    run("fit", place / "r.toml", "--out", tmp_path / "t", "--seed", 5)
+    shutil.copy(tmp_path / "t" / "codebooks.safetensors", tmp_path / "s")
+    version = open_sids(tmp_path / "t").semantic_ids.codebook_version
+    message = refused("report", tmp_path / "s", "--out", tmp_path / "r.html")
+    assert message.startswith(f"{tmp_path / 's'}: semantic_ids.parquet has codebook version ")
+    assert f"codebooks.safetensors makes {version}: put the codebooks of this table there, or run" in message
 
 
 def test_a_bundle_without_codes_has_none(tmp_path: Path) -> None:
@@ -256,7 +298,11 @@ def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: 
     (tmp_path / "old.json").write_text(json.dumps(codes))
     (tmp_path / "new.json").write_text(json.dumps({**codes, "i03": [0], "i04": [1]}))
     unknown = answer("diff", tmp_path / "old.json", tmp_path / "new.json")
-    assert {reason: n for reason, n in unknown["reasons"].items() if n} == {"regrouped": 2}
+    assert {reason: n for reason, n in unknown["reasons"].items() if n} == {"changed": 2}
+    assert (unknown["same_codebooks"], unknown["old"]["codebook_version"]) == (None, None)
+    told = run("diff", tmp_path / "old.json", tmp_path / "new.json").stdout
+    assert "old: old, 24 items, no codebooks known, table revision 0" in told
+    assert "The codebook versions are not the same" not in told
     titled = answer("diff", tmp_path / "old.json", tmp_path / "new.json", "--items", place / "items.csv")
     assert [one["title"] for one in titled["items"]] == ["kitchen oak shelf wide", "kitchen tin box"]
     shown = run("diff", tmp_path / "old.json", tmp_path / "old.json").stdout
@@ -270,12 +316,38 @@ def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: 
     assert ("i04", "content") in {(one["item_id"], one["reason"]) for one in found["items"]}
 
 
+def test_codes_that_a_recipe_reads_have_no_codebooks(place: Path, tmp_path: Path) -> None:
+    for by in ("me", "you"):
+        own = (
+            f'class = "tesserec.semantic_ids.codes_file:CodesFile"\npath = "{place}/anyone.parquet"\nwhere.by = "{by}"'
+        )
+        (place / f"{by}.toml").write_text(RECIPE.partition("[embedder]")[0] + "[semantic_ids]\n" + own)
+        assert run("fit", place / f"{by}.toml", "--out", tmp_path / by).exit_code == 0
+    found = answer("diff", tmp_path / "me", tmp_path / "you")
+    assert found["same_codebooks"] is None
+    assert found["reasons"]["changed"] > 0
+
+
+def test_the_digit_of_a_file_beside_a_folder(place: Path, tmp_path: Path) -> None:
+    table = open_sids(place / "sids").semantic_ids
+    codes = {f"i{i:02}": own for i, own in enumerate(table.codes_NL.tolist())}
+    (tmp_path / "own.json").write_text(json.dumps({**codes, "i03": [3, 3, 0]}))
+    assert codes["i03"][:2] != [3, 3]
+    for one in (place / "sids", place / "shop", place / "sids" / "semantic_ids.parquet"):
+        for pair in ((one, tmp_path / "own.json"), (tmp_path / "own.json", one)):
+            assert [row["item_id"] for row in answer("diff", *pair, "--digit")["items"]] == ["i03"]
+    neither = f"--digit is about files of codes, and neither {place / 'sids'} nor {place / 'shop'} is one: leave it out"
+    assert refused("diff", place / "sids", place / "shop", "--digit") == neither
+
+
 def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").mkdir()
     (tmp_path / "other.json").write_text(json.dumps({"x": [1, 2]}))
     for arguments, message in (
         ((place / "sids", tmp_path / "other.json"), "no item in common"),
         ((place / "anyone.parquet:by=me", place / "anyone.parquet:by=you", "--out", "m.xlsx"), ".csv or .parquet file"),
         ((place / "sids", tmp_path / "nothing"), "there is nothing at"),
+        ((place / "nothing", place / "sids", "--out", tmp_path / "m.csv"), "m.csv is a folder: give the file to write"),
     ):
         assert message in refused("diff", *arguments)
     (tmp_path / "short.json").write_text(json.dumps({"i00": [1]}))
@@ -337,6 +409,9 @@ def test_browse_shows_what_is_near_an_item(place: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["x-1"], "the prefix 'x-1' is not first codes of items: expected integers, as in 12-7"),
+        (["12--105"], "the prefix '12--105' is not first codes of items: expected integers, as in 12-7"),
+        (["--", "-5"], "the prefix '-5' is not first codes of items: expected integers, as in 12-7"),
+        (["0-"], "the prefix '0-' is not first codes of items: expected integers, as in 12-7"),
         (["9"], "code 9 of level 1 does not exist: expected 0 to 3"),
         (["0-0-0-0"], "the prefix 0-0-0-0 has 4 codes, an item 3: give fewer"),
         (["--item", "i77"], "unknown item 'i77': the 24 known ones look like i00"),

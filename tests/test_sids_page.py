@@ -111,7 +111,15 @@ def test_what_the_page_carries(shop_sids: Sids, data: dict[str, Any]) -> None:
     for level, found in enumerate(data["overlap"]):
         vectors_CD = shop_sids.content.codebooks.tensors[f"codebook_{level}"]
         usage_C = torch.bincount(table.codes_NL[:, level], minlength=len(vectors_CD))
-        assert found == dataclasses.asdict(overlap(usage_C, vectors_CD.double()))
+        assert found == pytest.approx(dataclasses.asdict(overlap(usage_C, vectors_CD.double())))
+
+
+def test_a_page_of_codes_that_all_decode_alike(tmp_path: Path) -> None:
+    hashed = {"class": "tesserec.semantic_ids.hashed:HashedCodes", "num_levels": 2, "codebook_size": 4}
+    found = page_data(fit_sids(shop.recipe(semantic_ids=hashed), *shop.data()))
+    assert [one["effective_capacity"] for one in found["overlap"]] == [1, 1]
+    assert {(point["x"], point["y"]) for one in found["maps"] for point in one["points"]} == {(0, 0)}
+    assert render(found).startswith("<!doctype html>")
 
 
 def test_groups_hold_all_items(data: dict[str, Any]) -> None:

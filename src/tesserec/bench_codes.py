@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from tesserec.bundle import Content, load_content, save_content
-from tesserec.config import fresh
-from tesserec.pipeline import embedded, tokenized
+from tesserec.pipeline import embedded, quantizer_of, tokenized
 from tesserec.recipe import Recipe
-from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.diagnostics import CodeOverlap, code_vectors, overlap
 from tesserec.semantic_ids.report import LevelReport, diagnose
 from tesserec.semantic_ids.table import content_codes
@@ -74,13 +72,7 @@ def code_figures(recipe: Recipe, content: Content, train: Interactions) -> dict[
     table, embeddings = content.semantic_ids, content.embeddings
     if table is None:
         return None
-    quantizer = None
-    if content.codebooks is not None:
-        assert recipe.quantizer is not None, "codebooks are of a quantizer"
-        assert not isinstance(recipe.quantizer, CodesFile), "codes that are read have no codebooks"
-        quantizer = fresh(recipe.quantizer)
-        quantizer.restore(content.codebooks)
-    report = diagnose(table, train.positives(), embeddings, quantizer)
+    report = diagnose(table, train.positives(), embeddings, quantizer_of(recipe, content))
     overlaps = [] if embeddings is None else list(_overlaps(table, embeddings.vectors_ND))
     return {
         "unique_share": report.unique_share_content,

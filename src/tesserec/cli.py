@@ -21,8 +21,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from tesserec.errors import DataError, RecipeError, TesserecError, TrainingInterrupted
+from tesserec.files import check_file, completed
 from tesserec.sids_cli import sids_app
-from tesserec.terminal import bars, out, print_json, say
+from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +67,6 @@ app.add_typer(split_app, name="split")
 app.add_typer(sids_app, name="sids")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `tesserec fit` wrote.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def main() -> None:
@@ -112,6 +112,8 @@ def fit(
 
     if since is not None and (events is None or recipe is not None):
         raise RecipeError("--from BUNDLE needs --events FILE, the events since then, and takes no recipe: it has one")
+    if page is not None:
+        check_file(page)
     try:
         with bars() as progress:
             if since is not None and events is not None:
@@ -184,6 +186,8 @@ def recommend(
         raise RecipeError("--users FILE|all and --out FILE belong together: a list for many users is a Parquet file")
     if destination is not None and destination.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
         raise DataError(f"--out {destination} would be a Parquet file: name it so, with the ending .parquet")
+    if destination is not None:
+        check_file(destination)
     recommender = Recommender.load(bundle)
     if users is not None and destination is not None:
         chosen = None if users == "all" else _users_in(Path(users))
@@ -233,7 +237,9 @@ def report(
     """Write one HTML page: metrics, training, codes, and the lists of real users."""
     from tesserec.recommender import Recommender
 
-    _write_page(Recommender.load(bundle), page or bundle.parent / "report.html")
+    page = page or bundle.parent / "report.html"
+    check_file(page)
+    _write_page(Recommender.load(bundle), page)
 
 
 @app.command()
@@ -311,10 +317,8 @@ def _write_lists(lists: Callable[..., Iterator[pl.DataFrame]], destination: Path
     """Write the lists of many users, batch by batch; the file appears when it is complete."""
     import pyarrow.parquet as pq
 
-    part = destination.with_name(f".{destination.name}.part")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     writer, rows = None, 0
-    with bars() as progress:
+    with bars() as progress, completed(destination) as part:
         try:
             for frame in lists(explain=explain, progress=progress):
                 table = frame.to_arrow()
@@ -324,7 +328,6 @@ def _write_lists(lists: Callable[..., Iterator[pl.DataFrame]], destination: Path
         finally:
             if writer is not None:
                 writer.close()
-    part.replace(destination)
     say(f"{rows:,} recommendations: {destination}")
 
 

@@ -77,6 +77,7 @@ __all__ = [
     "holdout_of",
     "judge_holdout",
     "make_content",
+    "quantizer_of",
     "read_data",
     "restored",
     "serving_context",
@@ -243,12 +244,21 @@ def extended_content(recipe: Recipe, content: Content, catalog: Catalog) -> Cont
     if isinstance(recipe.quantizer, CodesFile) and semantic_ids is not None:
         semantic_ids = add_items(semantic_ids, recipe.quantizer.read(later.items)[0])
     elif isinstance(recipe.quantizer, Quantizer) and semantic_ids is not None:
+        quantizer = quantizer_of(recipe, content)
         assert vectors is not None, "a quantizer has an embedder"
-        assert content.codebooks is not None, "codes come with their codebooks"
-        quantizer = fresh(recipe.quantizer)
-        quantizer.restore(content.codebooks)
+        assert quantizer is not None, "codes come with their codebooks"
         semantic_ids = expand(semantic_ids, quantizer, vectors.vectors_ND)
     return dataclasses.replace(content, embeddings=embeddings, semantic_ids=semantic_ids)
+
+
+def quantizer_of(recipe: Recipe, content: Content) -> Quantizer | None:
+    """The fitted quantizer of the content that ``recipe`` made; None where there are no codebooks."""
+    if content.codebooks is None:
+        return None
+    assert isinstance(recipe.quantizer, Quantizer), "codes of the user's own have no codebooks"
+    quantizer = fresh(recipe.quantizer)
+    quantizer.restore(content.codebooks)
+    return quantizer
 
 
 def restored(prototype: Retriever, state: ComponentState, catalog: Catalog, context: FitContext) -> Retriever:

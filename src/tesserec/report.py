@@ -21,13 +21,24 @@ from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION, Contents
 from tesserec.evaluation.evaluate import compare
+from tesserec.files import check_file, completed
 from tesserec.pipeline import holdout_of
 from tesserec.recipe import parse_recipe
 from tesserec.recommender import Recommender
 from tesserec.semantic_ids.report import diagnose
 from tesserec.types import NO_TIME, PAD, Holdout, Progress, silent
 
-__all__ = ["embedded", "page_data", "page_environment", "render", "usage_plot", "write_page", "write_report"]
+__all__ = [
+    "MAX_ITEMS",
+    "Json",
+    "json_for_html",
+    "page_data",
+    "page_environment",
+    "render",
+    "usage_plot",
+    "write_page",
+    "write_report",
+]
 
 MAX_ITEMS = 20_000
 """Items that a page carries, the most popular ones, so that it opens in any browser."""
@@ -42,16 +53,18 @@ Json = dict[str, Any]
 
 
 def write_report(recommender: Recommender, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a system to the file ``page``; its folder is made if need be."""
+    """Write the page of a system to the file ``page``; its folder is made if need be.
+
+    Raises ``DataError`` where ``page`` is a folder.
+    """
+    check_file(page)
     write_page(render(page_data(recommender, progress)), page)
 
 
 def write_page(html: str, page: Path) -> None:
     """Write a page to the file ``page``, which appears when it is complete; its folder is made if need be."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.part")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(page)
+    with completed(page) as part:
+        part.write_text(html, encoding="utf-8")
 
 
 def page_data(recommender: Recommender, progress: Progress = silent) -> Json:
@@ -90,7 +103,7 @@ def render(data: Json) -> str:
     best = _best_baseline(data, f"ndcg{k}")
     return environment.get_template("report.html.j2").render(
         data=data,
-        embedded=embedded(data),
+        embedded=json_for_html(data),
         method=method,
         k=k,
         plots=[interval_plot(data, metric) for metric in (f"ndcg{k}", f"recall{k}")],
@@ -114,7 +127,7 @@ def page_environment() -> jinja2.Environment:
     )
 
 
-def embedded(data: Json) -> str:
+def json_for_html(data: Json) -> str:
     """The data of a page as JSON inside its HTML; a title that holds "</script>" does not end the script element."""
     return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 

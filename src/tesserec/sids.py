@@ -20,7 +20,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,14 +35,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tesserec.bundle import Bundle, Content, load_content, load_interactions, save_content, save_interactions, swap
-from tesserec.config import fresh
 from tesserec.data.append import append_catalog
 from tesserec.data.catalog import align_catalog, read_catalog
 from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
 from tesserec.embedders.vectors_file import VectorsFile
-from tesserec.errors import DataError, RecipeError
-from tesserec.pipeline import extended_content, make_content, training_block
+from tesserec.errors import DataError, RecipeError, VersionMismatchError
+from tesserec.pipeline import extended_content, make_content, quantizer_of, training_block
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.diagnostics import code_vectors
@@ -52,10 +52,11 @@ from tesserec.semantic_ids.table import (
     is_semantic_ids,
     load_semantic_ids,
     save_semantic_ids,
+    table_version,
 )
-from tesserec.types import Catalog, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
+from tesserec.types import Catalog, ComponentState, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
 
-__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "open_sids", "write"]
+__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "is_plain", "open_sids", "write"]
 
 TABLE = "semantic_ids.parquet"
 
@@ -72,17 +73,18 @@ class Sids:
     """Vectors and states, where there are any."""
     recipe: Mapping[str, Any] | None = None
     """The recipe that made them; None for a mere table."""
+    is_plain: bool = False
+    """Whether they were read from a file of anybody's codes."""
 
     @cached_property
     def quantizer(self) -> Quantizer | None:
         """The fitted quantizer; None for codes that came without one."""
-        if self.recipe is None or self.content.codebooks is None:
-            return None
-        quantizer = parse_recipe(self.recipe).quantizer
-        assert isinstance(quantizer, Quantizer), "codes of the user's own have no codebooks"
-        quantizer = fresh(quantizer)
-        quantizer.restore(self.content.codebooks)
-        return quantizer
+        return None if self.recipe is None else quantizer_of(parse_recipe(self.recipe), self.content)
+
+    @property
+    def has_codebooks(self) -> bool:
+        """Whether the ``codebook_version`` is one of codebooks; for codes that were read it is a hash of the codes."""
+        return not self.is_plain if self.recipe is None else self.content.codebooks is not None
 
     @cached_property
     def events_N(self) -> Tensor | None:
@@ -90,22 +92,21 @@ class Sids:
         return None if self.interactions is None else self.interactions.item_counts()
 
     def code_vectors(self) -> list[tuple[str, Tensor]]:
-        """For each level what its vectors are, "codebook" or "items", and the vectors themselves, [C, D].
+        """For each level what its vectors are, "codebook" or "items", and the vectors themselves, [C, D] float64.
 
-        Those of the quantizer, where it has a codebook a level, else the mean vectors of the items of each code. Empty
-        where there are neither.
+        With a quantizer what each code decodes to between the most frequent codes of the other levels: for residual
+        and product codebooks that is the code's vector and a shift that all codes of the level share. Without one the
+        mean vectors of the items of each code. Empty where there are neither.
         """
         codes_NL, sizes = content_codes(self.semantic_ids), self.semantic_ids.codebook_sizes
-        tensors = {} if self.content.codebooks is None else self.content.codebooks.tensors
-        found = []
-        for level in range(codes_NL.shape[1]):
-            names = [name for name in (f"codebook_{level}", f"codebooks.{level}") if name in tensors]
-            if names and len(tensors[names[0]]) == sizes[level]:
-                found.append(("codebook", tensors[names[0]].double()))
-            elif self.content.embeddings is not None:
-                vectors_ND = self.content.embeddings.vectors_ND
-                found.append(("items", code_vectors(codes_NL[:, level], vectors_ND, sizes[level])))
-        return found
+        if self.quantizer is not None:
+            decoded = [self.quantizer.decode(one_CL).double() for one_CL in _each_code(codes_NL, sizes)]
+            return [("codebook", vectors_CD) for vectors_CD in decoded]
+        if self.content.embeddings is None:
+            return []
+        vectors_ND = self.content.embeddings.vectors_ND
+        pairs = zip(codes_NL.unbind(1), sizes, strict=False)
+        return [("items", code_vectors(code_N, vectors_ND, size)) for code_N, size in pairs]
 
 
 def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progress: Progress = silent) -> Sids:
@@ -128,13 +129,21 @@ def fit_sids(recipe: Recipe, interactions: Interactions, catalog: Catalog, progr
 def extend_sids(sids: Sids, later: Catalog) -> Sids:
     """The Semantic IDs with the items of ``later`` that they lack, coded by the frozen codebooks.
 
-    Raises ``DataError`` for codes without a recipe, and where there is no item to add.
+    The others stay as they are, which is warned of. Raises ``DataError`` for codes without a recipe, and where there
+    is no item to add.
     """
     if sids.recipe is None:
         raise DataError(f"{sids.name} is a mere table: new items need what `tesserec sids fit` writes to a folder")
     catalog = append_catalog(sids.catalog, later)
-    if len(catalog) == len(sids.catalog):
+    num_known = len(sids.catalog) + len(later) - len(catalog)
+    if num_known == len(later):
         raise DataError(f"all {len(later)} items given are among the {len(catalog)} known: there is nothing to add")
+    if num_known:
+        warnings.warn(
+            f"{num_known} of the {len(later)} items given are known already: their text and codes stay; fit again to "
+            "change them",
+            stacklevel=2,
+        )
     content = extended_content(parse_recipe(sids.recipe), sids.content, catalog)
     assert content.semantic_ids is not None, "there were codes"
     log = None if sids.interactions is None else dataclasses.replace(sids.interactions, items=catalog.items)
@@ -193,7 +202,7 @@ def open_sids(
     ``FILE:column=value`` reads the rows of a file of several tokenizers' codes. ``items`` and ``events`` replace what
     is known of the items; ``digit`` says of a file of anybody's codes that the last one is a collision digit, and
     ``vectors`` is a file of its items' vectors, in a form that ``VectorsFile`` reads. Raises ``DataError`` for what
-    cannot be used, ``BundleError`` for a damaged bundle.
+    cannot be used, ``BundleError`` for a damaged bundle, ``VersionMismatchError`` for codebooks of another table.
     """
     path, where = _place(str(place))
     if not path.exists():
@@ -218,6 +227,12 @@ def open_sids(
     return sids
 
 
+def is_plain(place: str | Path) -> bool:
+    """Whether a file of anybody's codes is at ``place``, or nothing: what ``digit`` of ``open_sids`` is for."""
+    path, _ = _place(str(place))
+    return not path.is_dir() and not _is_table(path)
+
+
 def content_changes(old: Sids, new: Sids) -> Tensor | None:
     """Whether each item of ``new`` has another content than in ``old``, bool; false for new items.
 
@@ -238,6 +253,15 @@ def content_changes(old: Sids, new: Sids) -> Tensor | None:
     return differs_N & (old_N >= 0)
 
 
+def _each_code(codes_NL: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+    """For each level a tuple of each of its codes, [C, L], with the most frequent codes of all items elsewhere."""
+    frequent_L = codes_NL.mode(0).values
+    for level, size in zip(range(codes_NL.shape[1]), sizes, strict=False):
+        one_CL = frequent_L.repeat(size, 1)
+        one_CL[:, level] = torch.arange(size)
+        yield one_CL
+
+
 def _place(text: str) -> tuple[Path, dict[str, str]]:
     if not Path(text).exists() and "=" in text.rpartition(":")[2]:
         path, _, choice = text.rpartition(":")
@@ -248,6 +272,10 @@ def _place(text: str) -> tuple[Path, dict[str, str]]:
 
 def _is_folder(path: Path) -> bool:
     return (path / TABLE).is_file() and (path / "recipe.json").is_file()
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix == ".parquet" and path.is_file() and is_semantic_ids(path)
 
 
 def _opened_bundle(path: Path) -> Sids:
@@ -272,11 +300,25 @@ def _opened_folder(path: Path) -> Sids:
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError, SafetensorError) as error:
         raise DataError(f"{path} is damaged ({_first_line(error)}): run `tesserec sids fit` again") from None
     assert content.semantic_ids is not None, "the table is there"
+    _check_codebooks(path, content.semantic_ids, content.codebooks)
     return Sids(path.name, content.semantic_ids, catalog, log, content, recipe)
 
 
+def _check_codebooks(path: Path, table: SemanticIds, codebooks: ComponentState | None) -> None:
+    """Raise ``VersionMismatchError`` where the folder's table is of other codebooks than the folder's."""
+    if codebooks is None:
+        return
+    version = table_version(fingerprint(codebooks), table.codebook_sizes, table.has_digit)
+    if version != table.codebook_version:
+        raise VersionMismatchError(
+            f"{path}: {TABLE} has codebook version {table.codebook_version}, codebooks.safetensors makes {version}: "
+            "put the codebooks of this table there, or run `tesserec sids fit` again"
+        )
+
+
 def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
-    if path.suffix == ".parquet" and path.is_file() and is_semantic_ids(path):
+    is_table = _is_table(path)
+    if is_table:
         if digit or where:
             raise DataError(f"{path} knows its digit and has one row an item: leave out --digit and :column=…")
         items = _column(path, "item_id")
@@ -289,7 +331,8 @@ def _opened_file(path: Path, where: dict[str, str], digit: bool) -> Sids:
             raise DataError(f"{path} has one code an item, which cannot be a collision digit: leave out --digit")
         table = dataclasses.replace(build_semantic_ids(codes_NL, sizes, content, "bucket"), has_digit=digit)
     name = f"{path.stem} ({', '.join(where.values())})" if where else path.stem
-    return Sids(name, table, Catalog(items, pl.DataFrame({"item_id": pl.Series(items.ids)})))
+    catalog = Catalog(items, pl.DataFrame({"item_id": pl.Series(items.ids)}))
+    return Sids(name, table, catalog, is_plain=not is_table)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tesserec.errors import DataError, RecipeError
-from tesserec.terminal import bars, out, print_json, say
+from tesserec.files import check_file, completed
+from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
     from tesserec.recipe import Recipe
@@ -30,18 +32,18 @@ __all__ = ["sids_app"]
 sids_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: make them, look at them, compare them.")
 
 _PLACE = "A bundle, a folder of `tesserec sids fit`, or a file of codes (FILE:column=value for some of its rows)."
+_RECIPE = "TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one."
 Place = Annotated[str, typer.Argument(help=_PLACE)]
 ItemsOption = Annotated[Path | None, typer.Option(help="File of items, for their titles.")]
 EventsOption = Annotated[Path | None, typer.Option(help="File of events, for what is popular.")]
 DigitOption = Annotated[
     bool, typer.Option("--digit", help="The last code of a file of your own is a collision digit, not content.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @sids_app.command("fit")
 def fit(
-    recipe: Annotated[Path | None, typer.Argument(help="TOML file with [data], [embedder], [semantic_ids].")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help=_RECIPE)] = None,
     *,
     place: Annotated[Path, typer.Option("--out", help="Folder, or a .parquet file for the table alone.")],
     events: Annotated[Path | None, typer.Option(help="File of events, instead of the recipe's.")] = None,
@@ -52,21 +54,17 @@ def fit(
 ) -> None:
     """Make the Semantic IDs of a recipe, without a retriever, and say what they are like."""
     from tesserec.data.catalog import read_catalog
-    from tesserec.pipeline import read_data
-    from tesserec.sids import check_place, extend_sids, fit_sids, open_sids, write
+    from tesserec.sids import check_place, extend_sids, open_sids, write
 
-    if (since is None) == (recipe is None):
-        raise RecipeError("give either a RECIPE, or --from FOLDER together with --items FILE, the new items")
-    if since is not None and (items is None or events is not None or seed is not None):
-        raise RecipeError("--from FOLDER needs --items FILE, the new items, and takes neither --events nor --seed")
+    if since is not None and (items is None or any(one is not None for one in (recipe, events, seed))):
+        raise RecipeError(
+            "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor --events nor --seed"
+        )
     check_place(place)
     if since is not None and items is not None:
         made = extend_sids(open_sids(since), read_catalog(items))
     else:
-        assert recipe is not None, "one of the two is given"
-        chosen = _recipe(recipe, seed)
-        with bars() as progress:
-            made = fit_sids(chosen, *read_data(chosen.data, events, items), progress)
+        made = _fitted(recipe, seed, events, items)
     write(place, made)
     _print_diagnosis(made, as_json)
     say(f"Semantic IDs: {place}" + (" (the table alone)" if place.suffix == ".parquet" else ""))
@@ -86,6 +84,7 @@ def report(
     from tesserec.sids import open_sids
     from tesserec.sids_page import write_sids_page
 
+    check_file(page)
     with bars() as progress:
         write_sids_page(open_sids(place, items, events, digit=digit, vectors=vectors), page, progress)
     say(f"report: {page}")
@@ -106,17 +105,23 @@ def diff(
     import polars as pl
 
     from tesserec.semantic_ids.moves import moves
-    from tesserec.sids import content_changes, open_sids
+    from tesserec.sids import content_changes, is_plain, open_sids
 
     if destination is not None and destination.suffix not in (".csv", ".parquet"):
         raise DataError(f"--out {destination}: moved items are written to a .csv or .parquet file")
-    first, second = open_sids(old, digit=digit), open_sids(new, digit=digit)
+    if destination is not None:
+        check_file(destination)
+    plain = {place: is_plain(place) for place in (old, new)}
+    if digit and not any(plain.values()):
+        raise DataError(f"--digit is about files of codes, and neither {old} nor {new} is one: leave it out")
+    first, second = (open_sids(place, digit=digit and plain[place]) for place in (old, new))
     found = moves(
         first.semantic_ids,
         second.semantic_ids,
         first.catalog.items,
         second.catalog.items,
         content_changes(first, second),
+        has_codebooks=first.has_codebooks and second.has_codebooks,
     )
     titles = pl.Series("title", _titles(found, [second, first], items), dtype=pl.String)
     found = dataclasses.replace(found, frame=found.frame.insert_column(1, titles))
@@ -146,7 +151,7 @@ def browse(
     if item is not None and prefix is not None:
         raise DataError("give either a PREFIX or --item ID")
     sids = open_sids(place, items, events, digit=digit)
-    found = _around(sids, item) if item is not None else _below(sids, _codes_of(prefix or ""))
+    found = _around(sids, item) if item is not None else _below(sids, _codes_of(prefix) if prefix else [])
     rows = found["rows"]
     found = {**found, "num_rows": len(rows), "rows": rows[:num_shown]}
     if as_json:
@@ -155,15 +160,36 @@ def browse(
         _print_rows(found)
 
 
-def _recipe(path: Path, seed: int | None) -> Recipe:
+def _fitted(path: Path | None, seed: int | None, events: Path | None, items: Path | None) -> Sids:
+    """The Semantic IDs of a recipe, or of the one that ``tesserec fit`` has without one."""
+    from tesserec.pipeline import read_data
+    from tesserec.recipe import DataConfig, default_recipe
+    from tesserec.sids import fit_sids
+
+    given = None if path is None else _recipe(path)
+    config = DataConfig() if given is None else given.data
+    if events is None and config.events is None and config.source is None:
+        raise RecipeError(
+            "no events are named, which Semantic IDs of text need too: items of the same codes are numbered by how "
+            "popular they are. Give --events FILE, or a RECIPE with source or events in [data]; for later items of a "
+            "fit, --from FOLDER and --items FILE"
+        )
+    interactions, catalog = read_data(config, events, items)
+    recipe = default_recipe(catalog) if given is None else given
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=seed)
+    with bars() as progress:
+        return fit_sids(recipe, interactions, catalog, progress)
+
+
+def _recipe(path: Path) -> Recipe:
     """The recipe of a file, which needs no retriever here."""
     from tesserec.config import load_toml
     from tesserec.recipe import located, parse_recipe
 
     unused = {"retriever": {"class": "tesserec.retrievers.popularity:Popularity"}}
     recipe = parse_recipe({**unused, **load_toml(path)})
-    recipe = dataclasses.replace(recipe, data=located(recipe.data, path.parent))
-    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+    return dataclasses.replace(recipe, data=located(recipe.data, path.parent))
 
 
 def _print_diagnosis(sids: Sids, as_json: bool) -> None:
@@ -225,7 +251,7 @@ def _version(sids: Sids) -> dict[str, Any]:
     return {
         "name": sids.name,
         "num_items": len(table),
-        "codebook_version": table.codebook_version,
+        "codebook_version": table.codebook_version if sids.has_codebooks else None,
         "table_revision": table.table_revision,
     }
 
@@ -235,9 +261,10 @@ def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
 
     for when, one in (("old", old), ("new", new)):
         table = one.semantic_ids
-        version = f"codebooks {table.codebook_version}, table revision {table.table_revision}"
+        codebooks = f"codebooks {table.codebook_version}" if one.has_codebooks else "no codebooks known"
+        version = f"{codebooks}, table revision {table.table_revision}"
         out().print(f"{when}: {escape(one.name)}, {len(table):,} items, {version}")
-    if not found.same_codebooks:
+    if found.same_codebooks is False:
         out().print("The codebook versions are not the same: a model of the old table cannot use the new one.")
     out().print(
         f"Of {found.churn.num_items:,} items in both, {100 * found.churn.prefixes[-1]:.1f} % have other codes, "
@@ -271,22 +298,19 @@ def _write_moved(found: Moves, destination: Path) -> None:
     """All rows; in CSV the codes are joined with hyphens."""
     import polars as pl
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    part = destination.with_name(f".{destination.name}.part")
-    if destination.suffix == ".parquet":
-        found.frame.write_parquet(part)
-    else:
-        lists = pl.col("old_codes", "new_codes").cast(pl.List(pl.String)).list.join("-")
-        found.frame.with_columns(lists).write_csv(part)
-    part.replace(destination)
+    with completed(destination) as part:
+        if destination.suffix == ".parquet":
+            found.frame.write_parquet(part)
+        else:
+            lists = pl.col("old_codes", "new_codes").cast(pl.List(pl.String)).list.join("-")
+            found.frame.with_columns(lists).write_csv(part)
     say(f"{len(found.frame):,} moved, new and gone items: {destination}")
 
 
 def _codes_of(prefix: str) -> list[int]:
-    parts = [part for part in prefix.replace(",", "-").split("-") if part.strip()]
-    if not all(part.strip().isdecimal() for part in parts):
+    if not re.fullmatch(r"\s*\d+\s*([-,]\s*\d+\s*)*", prefix):
         raise DataError(f"the prefix {prefix!r} is not first codes of items: expected integers, as in 12-7")
-    return [int(part) for part in parts]
+    return [int(part) for part in re.split("[-,]", prefix)]
 
 
 def _below(sids: Sids, codes: list[int]) -> dict[str, Any]:

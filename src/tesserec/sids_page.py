@@ -21,7 +21,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION
-from tesserec.report import embedded, page_environment, usage_plot, write_page
+from tesserec.files import check_file
+from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, usage_plot, write_page
 from tesserec.semantic_ids.browse import Branch, branches, words_of_groups
 from tesserec.semantic_ids.diagnostics import nearest_distance, overlap
 from tesserec.semantic_ids.report import diagnose
@@ -31,8 +32,6 @@ from tesserec.types import Progress, silent
 
 __all__ = ["page_data", "render", "write_sids_page"]
 
-MAX_ITEMS = 20_000
-"""Items that a page carries, the most popular ones, so that it opens in any browser."""
 MAX_GROUPS = 400
 """First codes that the map of tiles shows, the largest."""
 MAX_CHILDREN = 100
@@ -46,7 +45,6 @@ LEAST_NOISE = 1e-9
 TOP_SHARE = 0.1
 """The most popular codes whose share of the events is told."""
 
-Json = dict[str, Any]
 Form = Callable[[Any], str]
 
 FORMS: dict[str, Form] = {
@@ -60,7 +58,11 @@ FORMS: dict[str, Form] = {
 
 
 def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a table to the file ``page``; its folder is made if need be."""
+    """Write the page of a table to the file ``page``; its folder is made if need be.
+
+    Raises ``DataError`` where ``page`` is a folder.
+    """
+    check_file(page)
     write_page(render(page_data(sids, progress)), page)
 
 
@@ -99,7 +101,7 @@ def render(data: Json) -> str:
 
     return environment.get_template("sids.html.j2").render(
         data=data,
-        embedded=embedded(data),
+        embedded=json_for_html(data),
         figure=figure,
         usage=[usage_plot(level["items_of_code"]) for level in data["codes"]["levels"]],
         curves=[

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,10 +14,12 @@ from rich.console import Console
 if TYPE_CHECKING:
     from tesserec.types import Progress
 
-__all__ = ["bars", "out", "print_json", "say"]
+__all__ = ["JsonOption", "bars", "out", "print_json", "say"]
 
 WIDTH = 150
 """Columns of a table that goes to a file or a pipe."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def out() -> Console:

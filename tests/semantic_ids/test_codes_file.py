@@ -63,6 +63,10 @@ def test_the_hash_changes_with_ids_codes_and_sizes_only(tmp_path):
         ({"a": [0], "b": [1, 2]}, r"item 'b' has 2 codes, the first item 1: all need as many"),
         ({"a": [0], "b": [-1]}, r"the codes of item 'b' are \[-1\]: expected integers from 0"),
         ({"a": [0], "b": [1.5]}, r"the codes of item 'b' are \[1.5\]: expected integers from 0"),
+        (
+            {"a": [0], "b": [2_000_000_000]},
+            r"'b' are \[2000000000\]: codes number the entries of a level from 0, expected",
+        ),
         ({"a": [0], "b": [True]}, r"the codes of item 'b' are \[True\]: expected integers from 0"),
         ({"a": [0], "b": []}, r"the codes of item 'b' are \[\]: expected a list of integers"),
         ({"a": 3, "b": [1]}, r"the codes of item 'a' are 3: expected a list of integers"),
@@ -116,6 +120,11 @@ def several(tmp_path):
     rows = {"item_id": [7, 5, 7, 5], "method": ["one", "one", "two", "two"], "codes": [[0, 1], [1, 1], [2], [3]]}
     pl.DataFrame(rows).write_parquet(path)
     return path
+
+
+def test_the_largest_code_is_read(tmp_path):
+    codes_NL, sizes, _ = write_json(tmp_path, {"b": [1 << 24], "a": [0], "z": [0]}).read(ITEMS)
+    assert (int(codes_NL.max()), sizes) == (1 << 24, ((1 << 24) + 1,))
 
 
 def test_rows_of_one_tokenizer_are_chosen(tmp_path):

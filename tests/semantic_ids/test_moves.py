@@ -34,7 +34,7 @@ def test_new_and_gone_items_of_one_codebook():
     assert found.frame["old_codes"].to_list() == [None, [0, 0, 1]]
     assert found.frame["new_codes"].to_list() == [[1, 1, 1], None]
     assert {name: n for name, n in found.reasons.items() if n} == {"new": 1, "gone": 1}
-    assert (found.num_old, found.num_new, found.churn.num_items) == (6, 6, 5)
+    assert found.churn.num_items == 5
 
 
 def test_another_digit_content_and_assignment_of_one_codebook():
@@ -68,6 +68,15 @@ def test_renamed_and_regrouped_items_of_other_codebooks():
         "b": ("renamed", 1),
         "f": ("regrouped", 1),
     }
+
+
+def test_without_codebooks_no_reason_is_read_off_the_versions():
+    old, new = SemanticIds(CODES, (2, 2), "old"), SemanticIds(CODES[:, [1, 0]], (2, 2), "new")
+    changed_N = torch.tensor([False, False, True, False, False, False])
+    found = moves(old, new, ITEMS, ITEMS, changed_N, has_codebooks=False)
+    assert found.same_codebooks is None
+    moved = {"c": ("content", 0), "d": ("changed", 0), "e": ("changed", 0)}
+    assert reasons(found) == moved
 
 
 def test_ids_of_text_and_of_numbers_are_matched():

@@ -24,6 +24,9 @@ from tesserec.types import Vocabulary
 
 __all__ = ["CodesFile"]
 
+LARGEST_CODE = 1 << 24
+"""What is counted for a level has an entry for each code up to its largest, so that a stray number takes all memory."""
+
 
 @component
 class CodesFile:
@@ -59,7 +62,7 @@ class CodesFile:
         """(codes [N, L] int64 in the order of ``items``, codebook sizes, a hash of ids and codes).
 
         Raises ``DataError`` for items without codes, twice in the file, or with codes that are not equally many
-        integers of at least 0.
+        integers from 0 to ``LARGEST_CODE``.
         """
         ids, rows = self._table()
         position = items.find(ids).tolist()
@@ -130,6 +133,11 @@ class CodesFile:
             raise DataError(f"{self.path}: the codes of item {item!r} are {codes!r}: expected a list of integers")
         if any(type(c) is not int or c < 0 for c in codes):
             raise DataError(f"{self.path}: the codes of item {item!r} are {list(codes)}: expected integers from 0")
+        if max(codes) > LARGEST_CODE:
+            raise DataError(
+                f"{self.path}: the codes of item {item!r} are {list(codes)}: codes number the entries of a level from "
+                f"0, expected at most {LARGEST_CODE}; give your codes new numbers"
+            )
         if len(codes) != len(example):
             raise DataError(
                 f"{self.path}: item {item!r} has {len(codes)} codes, the first item {len(example)}: all need as many"

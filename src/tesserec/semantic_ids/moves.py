@@ -17,7 +17,7 @@ from tesserec.types import SemanticIds, Vocabulary
 
 __all__ = ["REASONS", "LevelMoves", "Moves", "Reason", "moves"]
 
-Reason = Literal["new", "gone", "digit", "content", "reassigned", "renamed", "regrouped"]
+Reason = Literal["new", "gone", "digit", "content", "changed", "reassigned", "renamed", "regrouped"]
 
 _CODES = pl.List(pl.Int64)
 
@@ -26,6 +26,7 @@ REASONS: dict[Reason, str] = {
     "gone": "the item is not in the new table",
     "digit": "the same bucket, another collision digit",
     "content": "the item's text or vector is another",
+    "changed": "no codebooks are known, and no change of content",
     "reassigned": "the same codebook version, and no change of content is known",
     "renamed": "another codebook version: half or more of the items with its codes up to the first change went along",
     "regrouped": "another codebook version: it parted from most of those items, or there were none",
@@ -49,9 +50,8 @@ class LevelMoves:
 class Moves:
     """The difference of two tables."""
 
-    same_codebooks: bool
-    num_old: int
-    num_new: int
+    same_codebooks: bool | None
+    """None where no codebooks are known."""
     churn: Churn
     levels: tuple[LevelMoves, ...]
     reasons: dict[Reason, int]
@@ -67,11 +67,14 @@ def moves(
     old_items: Vocabulary,
     new_items: Vocabulary,
     changed_N: Tensor | None = None,
+    *,
+    has_codebooks: bool = True,
 ) -> Moves:
     """What changed from ``old`` to ``new``, item by item.
 
     ``changed_N`` says of each item of ``new`` whether its content is another than in ``old``, bool (ignored for new
-    items). Raises ``DataError`` for tables of different levels or without a common item.
+    items). Without ``has_codebooks`` the versions are not those of codebooks, as with codes of the user's own, and no
+    reason is read off them. Raises ``DataError`` for tables of different levels or without a common item.
     """
     old_N = old_items.find(new_items.ids.to_pylist())
     found = churn(old, new, old_N)
@@ -81,7 +84,7 @@ def moves(
     moved_M = kept_M < before_ML.shape[1]
     if old.has_digit and new.has_digit:
         moved_M |= old.codes_NL[old_N[rows_M], -1] != new.codes_NL[rows_M, -1]
-    same = old.codebook_version == new.codebook_version
+    same = old.codebook_version == new.codebook_version if has_codebooks else None
     renamed_M = _renamed(before_ML, after_ML, kept_M)
     changed_M = torch.zeros(len(rows_M), dtype=torch.bool) if changed_N is None else changed_N[rows_M]
     rows = []
@@ -92,6 +95,8 @@ def moves(
             reason = "digit"
         elif changed_M[m]:
             reason = "content"
+        elif same is None:
+            reason = "changed"
         elif same:
             reason = "reassigned"
         elif renamed_M[m]:
@@ -103,7 +108,7 @@ def moves(
     levels = tuple(
         _level(before_ML[:, level], after_ML[:, level], found.codes[level]) for level in range(before_ML.shape[1])
     )
-    return Moves(same, len(old), len(new), found, levels, reasons, frame)
+    return Moves(same, found, levels, reasons, frame)
 
 
 def _frame(  # noqa: PLR0917  # two tables and what is known of their items
