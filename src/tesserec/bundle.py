@@ -16,8 +16,9 @@
     training.json             the training log of each method
 
 Files that a system does not have (codes, for one that only counts) are absent, and the manifest says which there are.
-Tries and indexes are derived when a bundle is loaded, so there is nothing derived here to damage. A bundle is written
-beside its place and renamed; it is never changed in place.
+Tries and indexes are derived when a bundle is loaded; a trie that takes a while is kept in ``derived/``, where anything
+damaged or out of date is made again. A bundle is written beside its place and renamed; the rest of it is never changed
+in place.
 """
 
 import dataclasses
@@ -115,6 +116,8 @@ class Contents:
     content: Content = field(default_factory=Content)
     num_fitted_items: int | None = None
     """Items that the retriever was fitted with; those after them were added later. None means all."""
+    derived_folder: Path | None = None
+    """Where derived files of the bundle that this was read from may be kept; None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,7 @@ class Bundle:
             records=self.records,
             content=self.content,
             num_fitted_items=self.manifest.num_fitted_items,
+            derived_folder=self.folder / "derived" if os.access(self.folder, os.W_OK) else None,
         )
 
 

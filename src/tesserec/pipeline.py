@@ -276,7 +276,8 @@ def restored(prototype: Retriever, state: ComponentState, catalog: Catalog, cont
 
 def serving_context(contents: Contents) -> FitContext:
     """What the serving retriever is restored with: vectors and codes of all items."""
-    return fit_context(parse_recipe(contents.recipe), contents.content, silent)
+    context = fit_context(parse_recipe(contents.recipe), contents.content, silent)
+    return dataclasses.replace(context, derived_folder=contents.derived_folder)
 
 
 def serving_retriever(contents: Contents) -> Retriever:
@@ -498,7 +499,8 @@ def _first_of_context(context: FitContext, number: int) -> FitContext:
         missing_N = None if embeddings.missing_N is None else embeddings.missing_N[:number]
         embeddings = ItemEmbeddings(embeddings.vectors_ND[:number], embeddings.source, missing_N)
     if codes is not None:
-        codes = dataclasses.replace(codes, codes_NL=codes.codes_NL[:number])
+        whole, codes = len(codes) == number, dataclasses.replace(codes, codes_NL=codes.codes_NL[:number])
+        context = context if whole else dataclasses.replace(context, derived_folder=None)
     return dataclasses.replace(context, embeddings=embeddings, semantic_ids=codes)
 
 

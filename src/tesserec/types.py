@@ -425,11 +425,14 @@ class Filters:
     """Further items to remove, a row a request."""
     available_N: Tensor | None = None
     """Items that may be shown at all, bool; None means all."""
+    allowed: Ragged | None = None
+    """The only items that a request may get, a row a request; None means that no request has such a list."""
 
     def take(self, rows: Tensor) -> Filters:
         """The filters of the requests at indices ``rows``."""
         excluded = None if self.excluded is None else self.excluded.take(rows)
-        return dataclasses.replace(self, excluded=excluded)
+        allowed = None if self.allowed is None else self.allowed.take(rows)
+        return dataclasses.replace(self, excluded=excluded, allowed=allowed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -450,8 +453,9 @@ class Requests:
         for name, column in (("time_B", self.time_B), ("user_B", self.user_B)):
             if column is not None and column.shape != (len(self),):
                 raise DataError(f"{name} has shape {tuple(column.shape)}, expected ({len(self)},)")
-        if self.filters.excluded is not None and len(self.filters.excluded) != len(self):
-            raise DataError(f"filters.excluded has {len(self.filters.excluded)} rows for {len(self)} requests")
+        for name, rows in (("excluded", self.filters.excluded), ("allowed", self.filters.allowed)):
+            if rows is not None and len(rows) != len(self):
+                raise DataError(f"filters.{name} has {len(rows)} rows for {len(self)} requests")
 
     def __len__(self) -> int:
         return len(self.history)
@@ -556,6 +560,8 @@ class FitContext:
     device: str = "cpu"
     checkpoint_folder: Path | None = None
     """Where training writes checkpoints and resumes from; none are written where this is None."""
+    derived_folder: Path | None = None
+    """Where what follows from the rest may be kept between loads, such as a trie; None: nowhere."""
     warm_start: ComponentState | None = None
     """State of an earlier fit of the same component to start from."""
     deadline_s: float | None = None

@@ -3,9 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.beam_search import Fusion, beam_search, beams_to_items
+from tesserec.decoding.frontier import Distribution
 from tesserec.decoding.top_k import allowed_items
-from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
+from tesserec.errors import DataError, ResourceError
 from tesserec.testing.data import requests_of
 from tesserec.testing.decoding import TableModel, exhaustive, random_requests, random_semantic_ids
 from tesserec.types import SemanticIds
@@ -102,27 +105,126 @@ def test_counts_below_one_are_refused(number):
         search(model([0.0, 0.0], [0.0] * 4), number)
     beams = search(model([0.0, 0.0], [0.0] * 4), 1)
     with pytest.raises(ValueError, match=f"^k = {number}: ask for at least one item$"):
-        beams_to_items(beams, TRIE, requests_of([[]]), number)
+        beams_to_items(beams, TRIE, number)
 
 
 def test_items_of_beams_in_order_of_beam_and_bucket():
     beams = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=2), 3, num_requests=2)
-    found = beams_to_items(beams, TRIE, requests_of([[], [[3, 0]]], exclude_history=True), 4)
+    seen = TrieMask.of(TRIE, requests_of([[], [[3, 0]]], exclude_history=True))
+    found = beams_to_items(beams, TRIE, 4, seen)
     assert found.items_BK.tolist() == [[3, 0, 4, 2], [4, 2, -1, -1]]
     assert found.scores_BK.tolist() == [[-2.25, -2.5, -2.5, -2.75], [-2.5, -2.75, -INF, -INF]]
     assert found.trace["codes"].tolist() == [
         [[1, 0], [0, 1], [0, 1], [1, 2]],
         [[0, 1], [1, 2], [-1, -1], [-1, -1]],
     ]
-    assert beams_to_items(beams, TRIE, requests_of([[], []]), 2).items_BK.tolist() == [[3, 0], [3, 0]]
+    assert beams_to_items(beams, TRIE, 2).items_BK.tolist() == [[3, 0], [3, 0]]
     unavailable = requests_of([[], []], available=[False, True, True, True, True])
-    assert beams_to_items(beams, TRIE, unavailable, 2).items_BK.tolist() == [[3, 4], [3, 4]]
+    assert beams_to_items(beams, TRIE, 2, TrieMask.of(TRIE, unavailable)).items_BK.tolist() == [[3, 4], [3, 4]]
+
+
+def test_prompts_are_the_beginning_of_what_is_found():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=3)
+    prompts = torch.tensor([[1, -1], [0, 0], [-1, -1]])
+    found = beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts)
+    assert found.leaves_BM.tolist() == [[2, 3, -1, -1], [0, -1, -1, -1], [2, 1, 3, 0]]
+    assert found.log_probs_BM[1].tolist() == [-4.0, -INF, -INF, -INF]
+    with pytest.raises(DataError, match=r"^prompts_Bl has shape \(2, 2\): give 3 rows of at most 2 codes$"):
+        beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts[:2])
+    with pytest.raises(DataError, match=r"^a prompt has a code behind a −1"):
+        beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts.flip(1))
+
+
+def test_the_normalizer_is_chosen():
+    step = model([-1.0, -1.0], [-1.0, -2.0, -3.0, -3.0])
+    requests = requests_of([[]], available=[True, False, True, True, True])  # closes leaf 0
+    mask = TrieMask.of(TRIE, requests)
+
+    def probabilities(normalizer, temperature=1.0):
+        distribution = Distribution(normalizer, temperature)
+        found = beam_search(step, (), TRIE, num_requests=1, num_beams=3, mask=mask, distribution=distribution)
+        return {
+            leaf: float(p) for leaf, p in zip(found.leaves_BM[0].tolist(), found.log_probs_BM[0].exp(), strict=True)
+        }
+
+    e = torch.e
+    assert probabilities("model")[1] == pytest.approx(e**-3)
+    assert probabilities("tree") == pytest.approx({2: 0.25, 3: 0.25, 1: 0.5 * e**-2 / (e**-1 + e**-2)})
+    assert probabilities("allowed") == pytest.approx({1: 0.5, 2: 0.25, 3: 0.25})
+    assert probabilities("tree", 2.0)[1] == pytest.approx(0.5 * e**-1 / (e**-0.5 + e**-1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 2.0}, "temperature needs a normalizer: set it"),
+        ({"nucleus": 0.5, "normalizer": "tree"}, "nucleus leaves out children: set normalizer"),
+    ],
+)
+def test_distributions_that_do_not_sum_to_one_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Distribution(**settings)
+
+
+def test_a_bonus_steers_and_does_not_count_as_probability():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+
+    def bonus(level, children):
+        return torch.where((level == 1) & (children == 0), 3.0, 0.0)
+
+    found = beam_search(step, (), TRIE, num_requests=1, num_beams=2, bonus=bonus)
+    assert found.leaves_BM.tolist() == [[0, 2]]
+    assert found.scores_BM.tolist() == [[-1.0, -2.25]]
+    assert found.log_probs_BM.tolist() == [[-4.0, -2.25]]
+    assert beams_to_items(found, TRIE, 1).scores_BK.tolist() == [[-1.0]]
+
+
+def test_scores_of_items_order_a_bucket_or_are_fused():
+    beams = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 3)  # items 3 · 0 4 · 2
+
+    def last_first(rows, items):
+        return items.float()
+
+    assert beams_to_items(beams, TRIE, 4).items_BK.tolist() == [[3, 0, 4, 2]]
+    resolved = beams_to_items(beams, TRIE, 4, item_scores=last_first)
+    assert resolved.items_BK.tolist() == [[3, 4, 0, 2]]
+    assert resolved.scores_BK.tolist() == [[-2.25, -2.5, -2.5, -2.75]]
+    fused = beams_to_items(beams, TRIE, 4, item_scores=last_first, fusion=Fusion(beam_weight=2.0, item_weight=1.0))
+    assert fused.items_BK.tolist() == [[4, 3, 2, 0]]
+    assert fused.scores_BK.tolist() == [[-1.0, -1.5, -3.5, -5.0]]
+    assert fused.trace["codes"].tolist() == [[[0, 1], [1, 0], [1, 2], [0, 1]]]
+    with pytest.raises(ValueError, match=r"^fusion adds scores of items: give item_scores$"):
+        beams_to_items(beams, TRIE, 4, fusion=Fusion())
+
+
+def test_a_search_beyond_its_memory_says_what_fits():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=4)
+    room = 2 * 3 * 56 * 2  # requests × beams × bytes × children
+    with pytest.raises(
+        ResourceError, match=r"^4 requests × 3 beams hold up to 1,344 bytes .* search for 2 requests at a"
+    ):
+        beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=room)
+    with pytest.raises(ResourceError, match=r"search for at most 6 beams, one request$"):
+        beam_search(step, (), TRIE, num_requests=4, num_beams=7, max_bytes=room)
+    assert len(beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=2 * room).leaves_BM) == 4
+
+
+def test_a_slate_is_generated_item_by_item_without_repeats():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+    mask, slate = TrieMask.of(TRIE, requests_of([[]])), []
+    for _ in range(6):
+        beams = beam_search(step, (), TRIE, num_requests=1, num_beams=1, mask=mask)
+        item = beams_to_items(beams, TRIE, 1, mask).items_BK[:, 0]
+        slate += item.tolist()
+        if item[0] >= 0:
+            mask = mask.excluding(torch.tensor([0]), item)
+    assert slate == [0, 4, 1, 3, 2, -1]
 
 
 def test_no_requests_give_no_beams():
     beams = beam_search(model([0.0, 0.0], [0.0] * 4, rows=0), (), TRIE, num_requests=0, num_beams=2)
     assert beams.leaves_BM.shape == (0, 2)
-    assert beams_to_items(beams, TRIE, requests_of([]), 3).items_BK.shape == (0, 3)
+    assert beams_to_items(beams, TRIE, 3).items_BK.shape == (0, 3)
 
 
 def random_case(num_items, sizes, seed, ties):
@@ -143,8 +245,9 @@ CASES = given(
 def test_with_enough_beams_it_equals_exhaustive_scoring(num_items, sizes, seed, ties):
     trie, requests, step = random_case(num_items, sizes, seed, ties)
     num_leaves = trie.num_nodes(trie.num_levels)
-    beams = beam_search(step, (), trie, num_requests=3, num_beams=num_leaves, mask=TrieMask.of(trie, requests))
-    found = beams_to_items(beams, trie, requests, num_items + 1)
+    mask = TrieMask.of(trie, requests)
+    beams = beam_search(step, (), trie, num_requests=3, num_beams=num_leaves, mask=mask)
+    found = beams_to_items(beams, trie, num_items + 1, mask)
     items, scores = exhaustive(step, requests, num_items + 1)
     for row in range(3):
         padding = num_items + 1 - len(items[row])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.top_k import allowed_items
-from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
 from tesserec.testing.decoding import TableModel, exhaustive, random_requests, random_semantic_ids
 
 NUM_REQUESTS = 64
@@ -25,7 +26,7 @@ def generated(seed):
     step = TableModel.random(trie, NUM_REQUESTS, generator, ties=seed % 4 == 0)
     mask = TrieMask.of(trie, requests)
     beams = beam_search(step, (), trie, num_requests=NUM_REQUESTS, num_beams=num_beams, mask=mask)
-    return trie, requests, beams, beams_to_items(beams, trie, requests, k)
+    return trie, requests, beams, beams_to_items(beams, trie, k, mask)
 
 
 def count_results(target):
@@ -79,8 +80,9 @@ def test_two_thousand_searches_equal_brute_force(num_items, sizes, seed, ties):
     requests = random_requests(4, num_items, generator)
     step = TableModel.random(trie, 4, generator, ties)
     num_leaves = trie.num_nodes(trie.num_levels)
-    beams = beam_search(step, (), trie, num_requests=4, num_beams=num_leaves, mask=TrieMask.of(trie, requests))
-    found = beams_to_items(beams, trie, requests, num_items)
+    mask = TrieMask.of(trie, requests)
+    beams = beam_search(step, (), trie, num_requests=4, num_beams=num_leaves, mask=mask)
+    found = beams_to_items(beams, trie, num_items, mask)
     items, scores = exhaustive(step, requests, num_items)
     for row in range(4):
         padding = num_items - len(items[row])

@@ -1,147 +1,191 @@
 """Beam search over a trie: the most probable code tuples, batched over requests and beams.
 
 Paper: none of its own; the search of TIGER (arXiv 2305.05065), constrained as in STATIC (arXiv 2602.22647).
-Adds: a loop over levels only; a model is a function from prefixes to log-probabilities of their legal children.
+Adds: a loop over levels only; a model is a function from prefixes to log-probabilities of their legal children;
+    bonuses that steer a beam, and scores of items that break ties in a bucket or are fused with its probability.
 Differs: filters close prefixes before a beam enters them; of equal scores the lexicographically first tuple wins.
-Checked: tests/decoding/test_beam_search.py (equal to exhaustive scoring, hypothesis); tests/prove (10⁶ results).
+Checked: tests/decoding/test_beam_search.py (equal to exhaustive scoring, hypothesis); tests/prove (10⁷ results).
 
-Dimensions: B requests · M beams · C children · L levels · K candidates.
+Dimensions: B requests · M beams · C children · L levels · K candidates · X items of all beams.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserec.decoding.top_k import available_items, excluded_keys, first_best
-from tesserec.decoding.trie import Trie, TrieMask, contains
-from tesserec.types import PAD, Candidates, Requests
+from tesserec.config import Field, component
+from tesserec.decoding.frontier import Distribution, Frontier, Step, check_size
+from tesserec.decoding.top_k import first_best
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
+from tesserec.types import PAD, Candidates
 
-__all__ = ["Beams", "Step", "beam_search", "beams_to_items"]
+__all__ = ["Beams", "Bonus", "Fusion", "ItemScores", "Step", "beam_search", "beams_to_items"]
 
 Cache = TypeVar("Cache")
 
+ItemScores = Callable[[Tensor, Tensor], Tensor]
+"""(requests [X], items [X]) → a score of each pair [X], higher is better: a popularity, a dense score, a ranker."""
 
-class Step(Protocol[Cache]):
-    """The model: called once a level, with the beams that are left."""
 
-    def __call__(  # noqa: PLR0917  # called once, by the search
-        self,
-        cache: Cache,
-        level: int,
-        parents_BM: Tensor | None,
-        nodes_BM: Tensor,
-        children_BMC: Tensor,
-        codes_BMC: Tensor,
-    ) -> tuple[Cache, Tensor]:
-        """(the cache of the next call, log-probabilities [B, M, C] of ``children_BMC`` given their prefix).
+class Bonus(Protocol):
+    """What is added to the score of continuations, and so steers the beam, but not to their log-probability."""
 
-        ``parents_BM`` is the beam of the call before that each beam continues (None at level 0, where M is 1): reorder
-        the cache by it. ``nodes_BM`` are trie nodes of depth ``level``, −1 for a beam that ended; its values, and those
-        of children that are −1, may be anything. Children that a filter forbids are present, so that a softmax
-        over legal children does not depend on filters; the search leaves them out.
-        """
+    def __call__(self, level: int, children_BMC: Tensor) -> Tensor:
+        """A number for each node of depth ``level`` + 1, [B, M, C]; anything for −1."""
+
+
+@component
+class Fusion:
+    """How scores of items are put together with the log-probabilities of their tuples."""
+
+    beam_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of a tuple's score; the τ of COBRA (arXiv 2503.02453)."""
+    item_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of an item's score; COBRA's ψ."""
 
 
 @dataclass(frozen=True, eq=False)
 class Beams:
-    """Code tuples of each request, most probable first; −1 and −inf at the end where there are fewer than M."""
+    """Code tuples of each request, best first; −1 and −inf at the end where there are fewer than M."""
 
     leaves_BM: Tensor
     """Leaf of the trie, int64."""
     log_probs_BM: Tensor
     """Sum of the log-probabilities of the codes."""
+    scores_BM: Tensor
+    """What they are sorted by: the log-probability, with bonuses."""
     codes_BML: Tensor
     """The code tuples, int64."""
+    inclusion_BM: Tensor | None = None
+    """Of a sample, the probability with which each tuple came into it: see ``tesserec.decoding.sampling``."""
 
 
-def beam_search(
-    step: Step[Cache], cache: Cache, trie: Trie, *, num_requests: int, num_beams: int, mask: TrieMask | None = None
+def beam_search(  # options of one search
+    step: Step[Cache],
+    cache: Cache,
+    trie: Trie,
+    *,
+    num_requests: int,
+    num_beams: int,
+    mask: TrieMask | None = None,
+    distribution: Distribution | None = None,
+    bonus: Bonus | None = None,
+    prompts_Bl: Tensor | None = None,
+    max_bytes: int | None = None,
 ) -> Beams:
     """The ``num_beams`` best code tuples of each request that a beam of that width finds, on the trie's device.
 
     With at least as many beams as leaves the result is exact. No tuple occurs twice, none is outside the trie or
-    without an item that ``mask`` allows. Raises ``ValueError`` for ``num_beams`` below 1.
+    without an item that ``mask`` allows, and there are ``num_beams`` where so many are allowed. The tuples of a request
+    begin with its row of ``prompts_Bl`` (int64, −1 for "any" at the end). Raises ``ValueError`` for ``num_beams``
+    below 1, and ``ResourceError`` where beams and their continuations may need more than ``max_bytes``.
     """
-    if num_beams < 1:
-        raise ValueError(f"num_beams = {num_beams}: search with at least one beam")
-    nodes_BM = torch.zeros(num_requests, 1, dtype=torch.int64, device=trie.device)
-    scores_BM = torch.zeros(num_requests, 1, device=trie.device)
-    codes_BML = nodes_BM.new_zeros(num_requests, 1, 0)
-    parents_BM: Tensor | None = None
+    check_size(trie, num_requests, num_beams, max_bytes)
+    frontier = Frontier(step, cache, trie, num_requests, mask, distribution or Distribution(), prompts_Bl)
+    scores_BM = frontier.log_probs_BM
     for level in range(trie.num_levels):
-        children_BMC, choices_BMC = trie.children(level, nodes_BM)
-        cache, log_probs_BMC = step(cache, level, parents_BM, nodes_BM, children_BMC, choices_BMC)
-        legal_BMC = children_BMC >= 0 if mask is None else mask.allows(level, children_BMC)
-        totals_BMC = (scores_BM[..., None] + log_probs_BMC).masked_fill(~legal_BMC, -torch.inf)
-        assert not bool(totals_BMC.isnan().any()), "log-probabilities of legal children must not be NaN"
-        totals_BX = totals_BMC.flatten(1)
+        log_probs_BMC = frontier.expand()
+        log_probs_BX = (frontier.log_probs_BM[..., None] + log_probs_BMC).flatten(1)
+        totals_BX = log_probs_BX
+        if bonus is not None:
+            gains_BMC = bonus(level, frontier.children_BX.view_as(log_probs_BMC))
+            steered_BMC = (scores_BM[..., None] + log_probs_BMC) + gains_BMC
+            totals_BX = steered_BMC.flatten(1).masked_fill(log_probs_BX == -torch.inf, -torch.inf)
         # Beams stay in the order of their nodes, so that of equal scores the first in the trie is kept at every level.
         picks_BM = first_best(totals_BX, min(num_beams, totals_BX.shape[1]))
         scores_BM = totals_BX.gather(1, picks_BM)
-        ended_BM = scores_BM == -torch.inf
-        nodes_BM = children_BMC.flatten(1).gather(1, picks_BM).masked_fill(ended_BM, -1)
-        parents_BM = picks_BM // children_BMC.shape[2]
-        last_BM = choices_BMC.flatten(1).gather(1, picks_BM)
-        codes_BML = torch.cat([_follow(codes_BML, parents_BM), last_BM[..., None]], 2)
-        codes_BML = codes_BML.masked_fill(ended_BM[..., None], -1)
-    return _sorted(nodes_BM, scores_BM, codes_BML, num_beams)
+        frontier.keep(picks_BM, log_probs_BX.gather(1, picks_BM))
+    return sorted_beams(trie, frontier.nodes_BM, frontier.log_probs_BM, scores_BM, num_beams)
 
 
-def beams_to_items(beams: Beams, trie: Trie, requests: Requests, k: int) -> Candidates:
+def beams_to_items(
+    beams: Beams,
+    trie: Trie,
+    k: int,
+    mask: TrieMask | None = None,
+    *,
+    item_scores: ItemScores | None = None,
+    fusion: Fusion | None = None,
+) -> Candidates:
     """The first ``k`` allowed items of the beams' buckets, on the CPU, with their ``codes`` [B, k, L] as trace.
 
-    An item has the log-probability of its tuple; the items of one bucket keep the trie's order. Raises
-    ``ValueError`` for ``k`` below 1.
+    An item has the score of its tuple, and the items of one bucket keep the trie's order, or that of ``item_scores``.
+    With ``fusion``, both scores are added with its weights, and decide together. Raises ``ValueError`` for ``k`` below
+    1 or ``fusion`` without ``item_scores``.
     """
     if k < 1:
         raise ValueError(f"k = {k}: ask for at least one item")
-    rows_X, beam_X, item_X = _unpacked(beams.leaves_BM, trie)
-    allowed_X = available_items(requests, trie.num_items).to(trie.device)[item_X]
-    keys = excluded_keys(requests, trie.num_items).to(trie.device)
-    if len(keys):
-        allowed_X &= ~contains(keys, rows_X * trie.num_items + item_X)
-    rows_X, beam_X, item_X = rows_X[allowed_X], beam_X[allowed_X], item_X[allowed_X]
-    count_B = torch.bincount(rows_X, minlength=len(requests))
-    rank_X = torch.arange(len(rows_X), device=trie.device) - (count_B.cumsum(0) - count_B)[rows_X]
+    if fusion is not None and item_scores is None:
+        raise ValueError("fusion adds scores of items: give item_scores")
+    num_requests = len(beams.leaves_BM)
+    row_X, beam_X, place_X = _unpacked(beams.leaves_BM, trie)
+    if mask is not None:
+        allowed_X = mask.allows_places(row_X, place_X)
+        row_X, beam_X, place_X = row_X[allowed_X], beam_X[allowed_X], place_X[allowed_X]
+    item_X = trie.items[place_X].long()
+    score_X = beams.scores_BM[row_X, beam_X]
+    if item_scores is not None:
+        own_X = item_scores(row_X, item_X)
+        if fusion is not None:
+            score_X = fusion.beam_weight * score_X + fusion.item_weight * own_X
+        order_X = _descending(score_X if fusion is not None else own_X, row_X, None if fusion else beam_X)
+        row_X, beam_X, item_X, score_X = row_X[order_X], beam_X[order_X], item_X[order_X], score_X[order_X]
+    count_B = torch.bincount(row_X, minlength=num_requests)
+    rank_X = torch.arange(len(row_X), device=trie.device) - (count_B.cumsum(0) - count_B)[row_X]
     top_X = rank_X < k
-    place = rows_X[top_X], rank_X[top_X]
-    source = rows_X[top_X], beam_X[top_X]
-    items_BK = item_X.new_full((len(requests), k), PAD)
-    scores_BK = beams.log_probs_BM.new_full((len(requests), k), -torch.inf)
-    codes_BKL = item_X.new_full((len(requests), k, trie.num_levels), -1)
+    place = row_X[top_X], rank_X[top_X]
+    items_BK = item_X.new_full((num_requests, k), PAD)
+    scores_BK = beams.scores_BM.new_full((num_requests, k), -torch.inf)
+    codes_BKL = item_X.new_full((num_requests, k, trie.num_levels), -1)
     items_BK[place] = item_X[top_X]
-    scores_BK[place] = beams.log_probs_BM[source]
-    codes_BKL[place] = beams.codes_BML[source]
+    scores_BK[place] = score_X[top_X]
+    codes_BKL[place] = beams.codes_BML[row_X[top_X], beam_X[top_X]]
     return Candidates(items_BK.cpu(), scores_BK.cpu(), trace={"codes": codes_BKL.cpu()})
 
 
-def _follow(values_BML: Tensor, parents_BM: Tensor) -> Tensor:
-    """The row of each beam's parent."""
-    return values_BML.gather(1, parents_BM[..., None].expand(-1, -1, values_BML.shape[2]))
-
-
-def _sorted(leaves_BM: Tensor, scores_BM: Tensor, codes_BML: Tensor, num_beams: int) -> Beams:
-    """Most probable first, padded to ``num_beams``."""
-    scores_BM, order_BM = scores_BM.sort(dim=1, descending=True, stable=True)
+def sorted_beams(  # noqa: PLR0917  # what beams are made of
+    trie: Trie,
+    leaves_BM: Tensor,
+    log_probs_BM: Tensor,
+    scores_BM: Tensor,
+    num_beams: int,
+    inclusion_BM: Tensor | None = None,
+) -> Beams:
+    """Best first, padded to ``num_beams`` or cut there."""
+    scores_BM, order_BM = (part[:, :num_beams] for part in scores_BM.sort(dim=1, descending=True, stable=True))
     missing = num_beams - scores_BM.shape[1]
+    leaves_BM = F.pad(leaves_BM.gather(1, order_BM), (0, missing), value=-1)
     return Beams(
-        F.pad(leaves_BM.gather(1, order_BM), (0, missing), value=-1),
+        leaves_BM,
+        F.pad(log_probs_BM.gather(1, order_BM), (0, missing), value=-torch.inf),
         F.pad(scores_BM, (0, missing), value=-torch.inf),
-        F.pad(_follow(codes_BML, order_BM), (0, 0, 0, missing), value=-1),
+        trie.codes_of(leaves_BM),
+        None if inclusion_BM is None else F.pad(inclusion_BM.gather(1, order_BM), (0, missing)),
     )
 
 
 def _unpacked(leaves_BM: Tensor, trie: Trie) -> tuple[Tensor, Tensor, Tensor]:
-    """(request, beam, item) of every item of every beam, in the order of requests and beams."""
+    """(request, beam, place) of every item of every beam, in the order of requests and beams."""
     row_Y, beam_Y = (leaves_BM >= 0).nonzero(as_tuple=True)
     leaf_Y = leaves_BM[row_Y, beam_Y]
-    first_Y = trie.buckets.offsets[leaf_Y]
-    count_Y = trie.buckets.offsets[leaf_Y + 1] - first_Y
+    first_Y = trie.item_bounds[-1][leaf_Y].long()
+    count_Y = trie.item_bounds[-1][leaf_Y + 1] - first_Y
     shift_Y = first_Y - (count_Y.cumsum(0) - count_Y)
-    position_X = torch.arange(int(count_Y.sum()), device=leaves_BM.device) + shift_Y.repeat_interleave(count_Y)
-    return row_Y.repeat_interleave(count_Y), beam_Y.repeat_interleave(count_Y), trie.buckets.values[position_X]
+    place_X = torch.arange(int(count_Y.sum()), device=leaves_BM.device) + shift_Y.repeat_interleave(count_Y)
+    return row_Y.repeat_interleave(count_Y), beam_Y.repeat_interleave(count_Y), place_X
+
+
+def _descending(score_X: Tensor, row_X: Tensor, beam_X: Tensor | None) -> Tensor:
+    """The order by request, then by beam where given, then by score, most first; of equals the first."""
+    order_X = torch.argsort(score_X, descending=True, stable=True)
+    for key_X in (beam_X, row_X):
+        if key_X is not None:
+            order_X = order_X[torch.argsort(key_X[order_X], stable=True)]
+    return order_X

@@ -17,6 +17,7 @@ from tesserec.types import PAD, Candidates, Requests
 __all__ = [
     "MAX_SCORES",
     "allowed_items",
+    "allowed_keys",
     "available_items",
     "excluded_keys",
     "first_best",
@@ -35,6 +36,11 @@ def allowed_items(requests: Requests, num_items: int) -> Tensor:
     """
     allowed_BN = available_items(requests, num_items).repeat(len(requests), 1)
     allowed_BN.view(-1)[excluded_keys(requests, num_items)] = False
+    keys = allowed_keys(requests, num_items)
+    if keys is not None:
+        listed_BN = torch.zeros_like(allowed_BN)
+        listed_BN.view(-1)[keys] = True
+        allowed_BN &= listed_BN
     return allowed_BN
 
 
@@ -58,6 +64,15 @@ def excluded_keys(requests: Requests, num_items: int) -> Tensor:
     if filters.excluded is not None:
         keys = torch.cat([keys, filters.excluded.rows * num_items + filters.excluded.values])
     distinct: Tensor = torch.unique(keys)
+    return distinct
+
+
+def allowed_keys(requests: Requests, num_items: int) -> Tensor | None:
+    """The same of what the allow-lists of requests hold; None where there are no allow-lists."""
+    allowed = requests.filters.allowed
+    if allowed is None:
+        return None
+    distinct: Tensor = torch.unique(allowed.rows * num_items + allowed.values)
     return distinct
 
 

@@ -67,7 +67,7 @@ class NodeRows:
         rows = [torch.full((trie.num_nodes(1),), len(self.key_R))]
         keys = prefix_keys(trie, codebook_sizes)
         for depth in range(2, trie.num_levels + 1):
-            inherited = rows[-1].repeat_interleave(trie.child_offsets[depth - 1].diff())
+            inherited = rows[-1].repeat_interleave(trie.child_offsets[depth - 1].diff().long())
             mine = (self.depth_R == depth).nonzero().squeeze(1)
             own_keys, order = self.key_R[mine].sort()
             if len(own_keys):
@@ -82,7 +82,7 @@ def prefix_keys(trie: Trie, codebook_sizes: tuple[int, ...]) -> list[Tensor]:
     assert math.prod(codebook_sizes) < 2**63, "prefix keys must fit 63 bits"
     keys, above = [], torch.zeros(1, dtype=torch.int64)
     for level, size in enumerate(codebook_sizes):
-        above = above.repeat_interleave(trie.child_offsets[level].diff()) * size + trie.child_codes[level]
+        above = above.repeat_interleave(trie.child_offsets[level].diff().long()) * size + trie.child_codes[level]
         keys.append(above)
     return keys
 
@@ -110,10 +110,10 @@ class TreeSoftmax(nn.Module):
         """Of each level, where the vectors of all items are at hand: vectors and unit vectors of its nodes."""
         self._kept_units: dict[int, Tensor] = {}
         self._kept_prefixes: dict[int, Tensor] = {}
-        self._item_bounds = [_bounds(trie, level) for level in range(trie.num_levels)]
+        self._item_bounds = [bounds.long() for bounds in trie.item_bounds[1:]]
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
         nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
-        self._nodes = [(start + code, row) for start, code, row in nodes]
+        self._nodes = [(start + code.long(), row) for start, code, row in nodes]
         self.codes = nn.Embedding(sum(codebook_sizes), width)
         self.rows = nn.Embedding(len(rows.key_R) + 1, width, padding_idx=len(rows.key_R))
         self.mixers = nn.ModuleList(
@@ -208,7 +208,7 @@ class TreeSoftmax(nn.Module):
         """
         kept_s, state_P = torch.unique(state_P, return_inverse=True)
         bonuses = None if bonuses is None else [bonus_SG[kept_s] for bonus_SG in bonuses]
-        taught_sN = teacher_SN[kept_s].index_select(1, self.trie.buckets.values).exp_().cumsum_(1)
+        taught_sN = teacher_SN[kept_s].index_select(1, self.trie.items).exp_().cumsum_(1)
         return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, taught_sN)
 
     def _along_paths(  # the sum of both above
@@ -286,7 +286,7 @@ class TreeSoftmax(nn.Module):
 
     def _children(self, level: int, parent_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of each parent, one after the other: (where each parent's start, whose each is, its node)."""
-        first_U = self.trie.child_offsets[level][parent_U]
+        first_U = self.trie.child_offsets[level][parent_U].long()
         count_U = self.trie.child_offsets[level][parent_U + 1] - first_U
         start_U = count_U.cumsum(0) - count_U
         owner_E = torch.repeat_interleave(torch.arange(len(parent_U), device=parent_U.device), count_U)
@@ -354,9 +354,3 @@ class TreeSoftmax(nn.Module):
         assert self.share is None, "nodes made of items are placed first"
         code, row = self._nodes[level]
         return torch.as_tensor(self.codes(code[nodes]) + self.rows(row[nodes]))
-
-
-def _bounds(trie: Trie, level: int) -> Tensor:
-    """Where the items of each node of depth ``level`` + 1 begin in ``trie.buckets.values``, and the last end."""
-    counts = torch.bincount(trie.paths_NL[:, level], minlength=trie.num_nodes(level + 1))
-    return F.pad(counts.cumsum(0), (1, 0))

@@ -32,6 +32,7 @@ from tesserec.data.batches import (
 from tesserec.decoding.top_k import MAX_SCORES, top_k
 from tesserec.decoding.tree_softmax import NodeRows
 from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_file import kept_trie
 from tesserec.errors import RecipeError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
@@ -199,7 +200,7 @@ class Mosaic:
             state.part("network").tensors,
             self.model,
             semantic_ids,
-            self._trie(semantic_ids),
+            self._trie(semantic_ids, context),
             _content(context),
             len(catalog),
             self.inputs,
@@ -214,7 +215,7 @@ class Mosaic:
         semantic_ids = _semantic_ids(context)
         counts_N = train.positives().item_counts()
         least, most = self.rows.min_events, self.rows.max_rows
-        trie = self._trie(semantic_ids)
+        trie = self._trie(semantic_ids, context)
         nodes = NodeRows.chosen(trie, semantic_ids.codebook_sizes, counts_N, least, most)
         whole = self._num_negatives(len(catalog)) is None
         with seeded(context.seed):
@@ -238,9 +239,10 @@ class Mosaic:
             return history
         return dataclasses.replace(history, columns={k: v for k, v in history.columns.items() if k != "step"})
 
-    def _trie(self, semantic_ids: SemanticIds) -> Trie:
+    def _trie(self, semantic_ids: SemanticIds, context: FitContext) -> Trie:
         """The trie of a table; popular items of a bucket come first."""
-        return Trie.build(semantic_ids, self.cooccurrence.popularity.state().tensors["score"])
+        popularity_N = self.cooccurrence.popularity.state().tensors["score"]
+        return kept_trie(context.derived_folder, semantic_ids, popularity_N)
 
     def _count(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         self.cooccurrence.fit(train, catalog, context)

@@ -18,7 +18,8 @@ from tesserec.config import Field, component
 from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
-from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import VersionMismatchError
 from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
@@ -235,7 +236,7 @@ class MosaicNetwork(nn.Module):
         trie = self.tree.trie
         mask = TrieMask.of(trie, requests)
         beams = beam_search(step, None, trie, num_requests=len(requests), num_beams=num_beams, mask=mask)
-        return beams_to_items(beams, trie, requests, k)
+        return beams_to_items(beams, trie, k, mask)
 
     def _place_nodes(self) -> None:
         if self.tree.share is not None:

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from tesserec.config import Field, component, settings_of
 from tesserec.data.batches import Windows, batches_of_like_length, history_of, windows_of
 from tesserec.decoding.beam_search import beam_search, beams_to_items
-from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_file import kept_trie
+from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
 from tesserec.nn.transformer import TransformerConfig, TransformerLayer, Trunk
@@ -134,7 +136,7 @@ class _Network(nn.Module):
         source, prefix_BMl = cache
         if parents_BM is not None:
             prefix_BMl = prefix_BMl.gather(1, parents_BM[..., None].expand(-1, -1, prefix_BMl.shape[2]))
-            code = self.trie.child_codes[level - 1][nodes_BM.clamp(min=0)] + self.starts[level - 1]
+            code = self.trie.child_codes[level - 1][nodes_BM.clamp(min=0)].long() + self.starts[level - 1]
             prefix_BMl = torch.cat([prefix_BMl, code[..., None]], 2)
         log_probs_BMV = self.heads[level](self.write(source, prefix_BMl)[:, :, -1]).float().log_softmax(-1)
         return (source, prefix_BMl), log_probs_BMV.gather(2, codes_BMC.clamp(min=0))
@@ -229,7 +231,7 @@ class TIGER:
             raise RecipeError(
                 "TIGER generates Semantic IDs and was given none: add a [semantic_ids] table to the recipe"
             )
-        trie = Trie.build(context.semantic_ids)
+        trie = kept_trie(context.derived_folder, context.semantic_ids)
         with seeded(context.seed):
             return _Network(self.model, context.semantic_ids, trie, self.max_length, self.num_user_tokens)
 
@@ -250,4 +252,4 @@ class TIGER:
             beams = beam_search(
                 network.step, cache, network.trie, num_requests=len(requests), num_beams=beams_wanted, mask=mask
             )
-        return dataclasses.replace(beams_to_items(beams, network.trie, requests, k), trace={})
+        return dataclasses.replace(beams_to_items(beams, network.trie, k, mask), trace={})

@@ -5,6 +5,7 @@ Dimensions: B requests · M beams · C children · N items · L levels.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_updates import with_items, without_items
 from tesserec.types import Filters, History, Ragged, Requests, SemanticIds
 
-__all__ = ["TableModel", "exhaustive", "random_requests", "random_semantic_ids"]
+__all__ = ["TableModel", "exhaustive", "random_requests", "random_semantic_ids", "updated_at_random"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class TableModel:
 
 def exhaustive(model: TableModel, requests: Requests, k: int) -> tuple[list[list[int]], list[list[float]]]:
     """The best ``k`` allowed items and their scores, sorted: ties by code tuple, then by place in the bucket."""
-    place_N = torch.argsort(model.trie.buckets.values)
+    place_N = torch.argsort(model.trie.items)
     allowed_BN = allowed_items(requests, model.trie.num_items).tolist()
     found, values = [], []
     for row, scores in enumerate(model.item_scores().tolist()):
@@ -91,8 +93,28 @@ def random_requests(num_requests: int, num_items: int, generator: torch.Generato
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         return Ragged(offsets, torch.randint(num_items, (int(offsets[-1]),), generator=generator))
 
-    histories, excluded = rows(num_items), rows(2 * num_items)
-    share, choice = torch.rand(2, generator=generator).tolist()
+    histories, excluded, allowed = rows(num_items), rows(2 * num_items), rows(2 * num_items)
+    share, choice, listing = torch.rand(3, generator=generator).tolist()
     available_N = torch.rand(num_items, generator=generator) < share
-    filters = Filters(choice < 0.7, excluded if choice > 0.4 else None, available_N if choice < 0.9 else None)
+    filters = Filters(
+        choice < 0.7,
+        excluded if choice > 0.4 else None,
+        available_N if choice < 0.9 else None,
+        allowed if listing < 0.3 else None,
+    )
     return Requests(History(histories.offsets, histories.values), filters=filters)
+
+
+def updated_at_random(
+    semantic_ids: SemanticIds, num_rounds: int, generator: torch.Generator
+) -> tuple[Trie, SemanticIds]:
+    """A trie after rounds of insertion and removal, and the table of all items that were ever in it."""
+    trie = Trie.build(semantic_ids)
+    for _ in range(num_rounds):
+        num_new = int(torch.randint(6, (1,), generator=generator))
+        new = random_semantic_ids(num_new, semantic_ids.codebook_sizes, generator)
+        trie = with_items(trie, new.codes_NL)
+        semantic_ids = dataclasses.replace(semantic_ids, codes_NL=torch.cat([semantic_ids.codes_NL, new.codes_NL]))
+        gone_N = torch.rand(trie.num_items, generator=generator) < torch.rand(1, generator=generator)
+        trie = without_items(trie, gone_N.nonzero().squeeze(1))
+    return trie, semantic_ids
