@@ -18,6 +18,7 @@ The grammar of a header::
 import argparse
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -310,7 +311,9 @@ def quickstart_section(root: Path) -> str:
 
 def run_quickstart(root: Path) -> None:
     """Run the example and keep what it prints beside it; raises ``Problem`` where it fails."""
-    run = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=root, check=False, stdout=subprocess.PIPE)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # sums, and so lists of equals, depend on the number of threads
+    example = [sys.executable, "examples/quickstart.py"]
+    run = subprocess.run(example, cwd=root, env=one_thread, check=False, stdout=subprocess.PIPE)
     if run.returncode:
         raise Problem(f"examples/quickstart.py:1: ended with exit code {run.returncode}: its output is above")
     (root / "examples" / "quickstart.out").write_bytes(run.stdout)
