@@ -194,6 +194,6 @@ def test_a_planted_chain_is_learned_and_generated():
 
 
 def test_transformers_is_not_imported_before_it_is_needed():
-    modules = "tesserec.decoding.language_model, tesserec.decoding.token_space"
+    modules = "tesserec.decoding.language_model, tesserec.decoding.token_space, tesserec.decoding.logits_processor"
     code = f"import sys, {modules}; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -133,13 +133,7 @@ class LanguageModelStep:
                 f"the token space has ids up to {self.token_space.min_vocabulary - 1}, the model {rows} tokens: "
                 "add room for the codes with extend_vocabulary"
             )
-        most = [int(codes.max()) + 1 for codes in self.trie.child_codes]
-        sizes = self.token_space.codebook_sizes
-        if len(most) != len(sizes) or any(used > size for used, size in zip(most, sizes, strict=True)):
-            raise DataError(
-                f"the trie has codes below {most} at its levels, the token space {list(sizes)} tokens: "
-                "build both from the same Semantic IDs"
-            )
+        self.token_space.require_codes_of(self.trie)
 
 
 def generate_items(

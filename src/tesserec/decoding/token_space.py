@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tesserec.decoding.trie import Trie
 from tesserec.errors import DataError
 from tesserec.training.loop import seeded
 
@@ -96,6 +97,16 @@ class TokenSpace:
     def to(self, device: torch.device | str) -> TokenSpace:
         """The same space with its tables on ``device``."""
         return dataclasses.replace(self, tokens=tuple(level.to(device) for level in self.tokens))
+
+    def require_codes_of(self, trie: Trie) -> None:
+        """Raise ``DataError`` where the trie has codes, or levels, without tokens."""
+        most = [int(codes.max()) + 1 for codes in trie.child_codes]
+        sizes = list(self.codebook_sizes)
+        if len(most) != len(sizes) or any(used > size for used, size in zip(most, sizes, strict=True)):
+            raise DataError(
+                f"the trie has codes below {most} at its levels, the token space {sizes} tokens: "
+                "build both from the same Semantic IDs"
+            )
 
     def tokens_of(self, codes_NL: Tensor) -> Tensor:
         """The tokens of code tuples or of their prefixes, int64 in the shape of ``codes_NL`` [..., up to L].
