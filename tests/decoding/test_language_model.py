@@ -114,6 +114,15 @@ def test_the_prompt_is_kept_once_whatever_the_number_of_beams():
         assert layer.keys.shape[:3] == (4, 1, 11 + sum(first))
 
 
+def test_new_arrays_are_made_where_the_model_is():
+    step = LanguageModelStep(tiny_model("llama", 30), TRIE, SPACE)
+    expected = beam_search(step, step.read(PROMPTS), TRIE, num_requests=4, num_beams=5)
+    reading = step.read(PROMPTS)
+    with torch.device("meta"):
+        found = beam_search(step, reading, TRIE, num_requests=4, num_beams=5)
+    assert found.codes_BML.equal(expected.codes_BML)
+
+
 def test_bfloat16_gives_nearly_the_same():
     model = tiny_model("llama", 30, initializer_range=0.1)
     exact = generate_items(model, PROMPTS, TRIE, SPACE, NO_FILTER, num_beams=60, k=30)
@@ -164,7 +173,7 @@ def test_models_that_cannot_share_a_prompt_are_refused():
     ):
         LanguageModelStep(other, TRIE, SPACE)
     sliding = tiny_model("qwen3", 30, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(DataError, match=r"^the model has layers that do not see all tokens"):
+    with pytest.raises(DataError, match=r"^the model has layers that do not keep all tokens"):
         LanguageModelStep(sliding, TRIE, SPACE)
 
 

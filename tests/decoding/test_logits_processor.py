@@ -91,6 +91,17 @@ def test_nothing_follows_codes_that_are_no_prefix_as_a_beam_of_probability_zero_
     assert [row.nonzero().squeeze(1).tolist() for row in found] == [[8], [7], [], [], [], [6], [], [8]]
 
 
+def test_new_arrays_are_made_where_the_tokens_are():
+    requests = requests_of([[[0]]], exclude_history=True)
+    processor = SemanticIdLogitsProcessor(TRIE, space_of(), prompt_length=1, requests=requests)
+    tokens, scores = torch.tensor([[0, 10, 5], [2, 4, 1]]), torch.zeros(2, 12)
+    expected = processor(tokens, scores)  # this reads the filters, which are on the CPU
+    with torch.device("meta"):
+        found = processor(tokens, scores)
+    assert found.equal(expected)
+    assert [row.nonzero().squeeze(1).tolist() for row in found == 0] == [[9], [*TEXT, 10]]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -118,11 +118,11 @@ class LanguageModelStep:
                 f"the model's attention is {attention!r}, which takes no mask of beams: load it with "
                 'attn_implementation="sdpa"'
             )
-        layers = _library().DynamicCache(config=self.model.config)
-        if any(layers.is_sliding) or any(layers.is_linear):
+        full = _library().cache_utils.DynamicLayer
+        if any(type(layer) is not full for layer in _library().DynamicCache(config=self.model.config).layers):
             raise DataError(
-                "the model has layers that do not see all tokens (a sliding window, a recurrent state), whose memory "
-                "cannot be shared by beams: use one whose layers all have full attention"
+                "the model has layers that do not keep all tokens (a sliding window, a recurrent state), which beams "
+                "cannot share: use one whose layers all have full attention"
             )
         self._check_codes()
 

@@ -54,6 +54,7 @@ class SemanticIdLogitsProcessor:
         token_space.require_codes_of(trie)
         self.trie, self.token_space = trie, token_space
         self.prompt_length, self.requests, self.unique = prompt_length, requests, unique
+        self._buckets = Ragged(trie.buckets.offsets.cpu().long(), trie.buckets.values.cpu().long())
         self._written: Tensor | None = None
         self._mask: TrieMask | None = None
 
@@ -165,8 +166,7 @@ class SemanticIdLogitsProcessor:
         else:
             group_R = torch.arange(num_rows) // (num_rows // len(self.requests))
             requests = self.requests.take(group_R)
-        buckets = Ragged(self.trie.buckets.offsets.cpu().long(), self.trie.buckets.values.cpu().long())
-        written = buckets.take(leaf_X.cpu())
+        written = self._buckets.take(leaf_X.cpu())
         rows, items = row_X.cpu()[written.rows], written.values
         if requests.filters.excluded is not None:
             rows = torch.cat([rows, requests.filters.excluded.rows])
