@@ -91,6 +91,14 @@ def test_nothing_follows_codes_that_are_no_prefix_as_a_beam_of_probability_zero_
     assert [row.nonzero().squeeze(1).tolist() for row in found] == [[8], [7], [], [], [], [6], [], [8]]
 
 
+def test_prompts_may_be_shorter_than_an_item_or_embeddings_alone():
+    processor = SemanticIdLogitsProcessor(TRIE, space_of(), prompt_length=0)
+    for length in (0, 1, 2):
+        found = processor(torch.full((2, length), 3), torch.zeros(2, 12)) == 0
+        assert [row.nonzero().squeeze(1).tolist() for row in found] == [[*TEXT, 10]] * 2
+    assert not torch.isfinite(processor(torch.tensor([[6], [6]]), torch.zeros(2, 12))).any()
+
+
 def test_new_arrays_are_made_where_the_tokens_are():
     requests = requests_of([[[0]]], exclude_history=True)
     processor = SemanticIdLogitsProcessor(TRIE, space_of(), prompt_length=1, requests=requests)

@@ -6,8 +6,8 @@ Differs: the state is read off the last tokens at every call, so that beams may 
 Checked: tests/decoding/test_logits_processor.py (a state machine over lists, hypothesis; ``generate`` greedy, sampled
     and with beams: 0 illegal tuples).
 
-Dimensions: B requests · R rows (beams or samples of all requests) · T tokens · W last tokens · V vocabulary ·
-C children · L levels · X items in the answers so far.
+Dimensions: B requests · R rows (beams or samples of all requests) · T tokens · V vocabulary · C children ·
+L levels · X items in the answers so far.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SemanticIdLogitsProcessor:
         self.trie, self.token_space = trie, token_space
         self.prompt_length, self.requests, self.unique = prompt_length, requests, unique
         self._buckets = Ragged(trie.buckets.offsets.cpu().long(), trie.buckets.values.cpu().long())
-        self._written: Tensor | None = None
+        self._written = torch.zeros(2, 0, dtype=torch.int64)
         self._mask: TrieMask | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -77,21 +77,20 @@ class SemanticIdLogitsProcessor:
     def _states(self, tokens_RT: Tensor) -> tuple[Tensor, Tensor]:
         """(codes of an item written so far, −1 in free text; the trie node of those codes, −1 for none)."""
         num_levels = self.token_space.num_levels
-        last_RW = tokens_RT[:, -num_levels:]
-        width = last_RW.shape[1]
-        level_RW, code_RW = self.token_space.locate(last_RW)
-        depth_R = torch.where(level_RW[:, -1] >= 0, level_RW[:, -1] + 1, -1)
+        last_RL = tokens_RT[:, -num_levels:]
+        last_RL = F.pad(last_RL, (num_levels - last_RL.shape[1], 0), value=-1)
+        level_RL, code_RL = self.token_space.locate(last_RL)
+        depth_R = torch.where(level_RL[:, -1] >= 0, level_RL[:, -1] + 1, -1)
         if self.token_space.item_begin is not None:
-            depth_R = depth_R.masked_fill(last_RW[:, -1] == self.token_space.item_begin, 0)
+            depth_R = depth_R.masked_fill(last_RL[:, -1] == self.token_space.item_begin, 0)
         if self.token_space.item_end is None:
             depth_R = depth_R.masked_fill(depth_R == num_levels, -1)
         node_R = torch.zeros_like(depth_R)
         for level in range(num_levels - 1):
-            place_R1 = (width - depth_R + level)[:, None]
-            found_R1 = level_RW.gather(1, place_R1.clamp(0, width - 1))
-            right_R = ((place_R1 >= 0) & (found_R1 == level))[:, 0]
-            code_R = code_RW.gather(1, place_R1.clamp(0, width - 1))[:, 0]
-            child_R = self._child(level, node_R.masked_fill(~right_R, -1), code_R)
+            place_R1 = (num_levels - depth_R + level).clamp(max=num_levels - 1)[:, None]
+            wrong_R = level_RL.gather(1, place_R1)[:, 0] != level
+            code_R = code_RL.gather(1, place_R1)[:, 0]
+            child_R = self._child(level, node_R.masked_fill(wrong_R, -1), code_R)
             node_R = torch.where(depth_R > level, child_R, node_R)
         return depth_R, node_R
 
@@ -140,7 +139,7 @@ class SemanticIdLogitsProcessor:
             return self._mask
         row_X, leaf_X = self._items_written(tokens_RT)
         written = torch.stack([F.pad(row_X, (1, 0), value=len(tokens_RT)), F.pad(leaf_X, (1, 0))])
-        if self._mask is None or self._written is None or not torch.equal(written, self._written):
+        if self._mask is None or not torch.equal(written, self._written):
             self._written = written
             self._mask = TrieMask.of(self.trie, self._without(row_X, leaf_X, len(tokens_RT)))
         return self._mask
