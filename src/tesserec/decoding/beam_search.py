@@ -125,7 +125,9 @@ def beams_to_items(
     if fusion is not None and item_scores is None:
         raise ValueError("fusion adds scores of items: give item_scores")
     num_requests = len(beams.leaves_BM)
-    row_X, beam_X, place_X = _unpacked(beams.leaves_BM, trie)
+    row_Y, beam_Y = (beams.leaves_BM >= 0).nonzero(as_tuple=True)
+    leaf_X, place_X = trie.places_of(beams.leaves_BM[row_Y, beam_Y])
+    row_X, beam_X = row_Y[leaf_X], beam_Y[leaf_X]
     if mask is not None:
         allowed_X = mask.allows_places(row_X, place_X)
         row_X, beam_X, place_X = row_X[allowed_X], beam_X[allowed_X], place_X[allowed_X]
@@ -169,17 +171,6 @@ def sorted_beams(  # noqa: PLR0917  # what beams are made of
         trie.codes_of(leaves_BM),
         None if inclusion_BM is None else F.pad(inclusion_BM.gather(1, order_BM), (0, missing)),
     )
-
-
-def _unpacked(leaves_BM: Tensor, trie: Trie) -> tuple[Tensor, Tensor, Tensor]:
-    """(request, beam, place) of every item of every beam, in the order of requests and beams."""
-    row_Y, beam_Y = (leaves_BM >= 0).nonzero(as_tuple=True)
-    leaf_Y = leaves_BM[row_Y, beam_Y]
-    first_Y = trie.item_bounds[-1][leaf_Y].long()
-    count_Y = trie.item_bounds[-1][leaf_Y + 1] - first_Y
-    shift_Y = first_Y - (count_Y.cumsum(0) - count_Y)
-    place_X = torch.arange(int(count_Y.sum()), device=leaves_BM.device) + shift_Y.repeat_interleave(count_Y)
-    return row_Y.repeat_interleave(count_Y), beam_Y.repeat_interleave(count_Y), place_X
 
 
 def _descending(score_X: Tensor, row_X: Tensor, beam_X: Tensor | None) -> Tensor:

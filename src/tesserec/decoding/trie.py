@@ -221,6 +221,14 @@ class Trie:
             leaves[..., None] < 0, -1
         )
 
+    def places_of(self, leaves_Y: Tensor) -> tuple[Tensor, Tensor]:
+        """(index into Y, place) of every item of leaves ≥ 0, one leaf after the other, int64."""
+        first_Y = self.item_bounds[-1][leaves_Y].long()
+        count_Y = self.item_bounds[-1][leaves_Y + 1] - first_Y
+        shift_Y = first_Y - (count_Y.cumsum(0) - count_Y)
+        leaf_X = torch.arange(len(leaves_Y), device=leaves_Y.device).repeat_interleave(count_Y)
+        return leaf_X, torch.arange(len(leaf_X), device=leaves_Y.device) + shift_Y[leaf_X]
+
     def find(self, depth: int, codes_XL: Tensor) -> tuple[Tensor, Tensor]:
         """(nodes of ``depth`` with the first ``depth`` codes of each row, −1 where there is none; where it would be).
 

@@ -143,9 +143,8 @@ class TrieMask:
     def _left(self, level: int, nodes: Tensor) -> Tensor:
         """Available items below nodes of depth ``level`` + 1."""
         first, end = (self.trie.item_bounds[level + 1][nodes + shift] for shift in (0, 1))
-        return (
-            end - first if self.availability is None else self.availability.count(end) - self.availability.count(first)
-        )
+        counts = self.availability
+        return end - first if counts is None else counts.count(end) - counts.count(first)
 
     def _nodes_of(self, row_X: Tensor, item_X: Tensor, only_full: bool) -> tuple[Tensor, ...]:
         """For each depth 1 … L, the keys of the nodes above distinct items; or of those above as many as are left."""
