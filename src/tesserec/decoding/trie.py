@@ -164,30 +164,34 @@ class Trie:
 
         C is ``max_branching[level]``; both are −1 past a node's last child, and everywhere below node −1.
         """
-        parents = nodes_BM.flatten().clamp(min=0)
+        # In int32 to the end: a step of many beams and children is bound by memory. Node −1 is a last one without any.
+        parents = torch.where(nodes_BM < 0, self.num_nodes(level), nodes_BM).flatten()
         first = self.child_offsets[level].index_select(0, parents)[:, None]
-        places = torch.arange(self.max_branching[level], device=nodes_BM.device)
+        children = self._positions[level] + first
         rows = self.dense_rows[level]
         if rows is not None:
-            codes = rows.index_select(0, parents).long()
-            children = places + first
-            nothing = codes < 0
+            codes = rows.index_select(0, parents)
+            children.masked_fill_(codes < 0, -1)
         else:
-            children = places + first
-            nothing = children >= self.child_offsets[level].index_select(0, parents + 1)[:, None]
-            flat = children.clamp(max=len(self.child_codes[level]) - 1).flatten()
-            codes = self.child_codes[level].index_select(0, flat).view_as(children).long().masked_fill_(nothing, -1)
-        children.masked_fill_(nothing, -1)
-        if bool((nodes_BM < 0).any()):
-            ended = (nodes_BM < 0).flatten()[:, None]
-            children.masked_fill_(ended, -1)
-            codes.masked_fill_(ended, -1)
-        shape = (*nodes_BM.shape, len(places))
-        return children.view(shape), codes.view(shape)
+            ends = self.child_offsets[level].index_select(0, (parents + 1).clamp_(max=self.num_nodes(level)))
+            nothing = children >= ends[:, None]
+            places = children.clamp(max=len(self.child_codes[level]) - 1).flatten()
+            codes = self.child_codes[level].index_select(0, places).view_as(children).int().masked_fill_(nothing, -1)
+            children.masked_fill_(nothing, -1)
+        shape = (*nodes_BM.shape, children.shape[1])
+        return children.long().view(shape), codes.long().view(shape)
+
+    @cached_property
+    def _positions(self) -> tuple[Tensor, ...]:
+        """For each depth l < L, 0 … C − 1."""
+        return tuple(torch.arange(most, dtype=torch.int32, device=self.device) for most in self.max_branching)
 
     @cached_property
     def dense_rows(self) -> tuple[Tensor | None, ...]:
-        """For each depth l < L with few enough nodes, the codes of each node's children, padded by −1: [nodes, C]."""
+        """For each depth l < L with few enough nodes, the codes of each node's children, padded by −1: [nodes + 1, C].
+
+        The last row is −1: that of no node.
+        """
         return tuple(self._dense_rows(level) for level in range(self.num_levels))
 
     def _dense_rows(self, level: int) -> Tensor | None:
@@ -197,7 +201,7 @@ class Trie:
         owner = torch.arange(len(counts), device=self.device).repeat_interleave(counts)
         place = torch.arange(len(owner), device=self.device) - self.child_offsets[level][owner]
         wider = torch.int16 if self.child_codes[level].dtype == torch.uint8 else torch.int32
-        rows = torch.full((len(counts), self.max_branching[level]), -1, dtype=wider, device=self.device)
+        rows = torch.full((len(counts) + 1, self.max_branching[level]), -1, dtype=wider, device=self.device)
         rows[owner, place] = self.child_codes[level].to(wider)
         return rows
 
