@@ -46,6 +46,7 @@ def root(tmp_path):
     write(tmp_path, "examples/quickstart.py", 'print("printed")\n')
     write(tmp_path, "docs/methods.md", "old")
     write(tmp_path, "benchmarks/README.md", "# Benchmarks\n")
+    write(tmp_path, "docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n")
     write(
         tmp_path,
         "README.md",
@@ -170,6 +171,24 @@ def test_a_line_that_is_no_figure_is_named(root, capsys):
 )
 def test_numbers(value, text):
     assert docs.number(value) == text
+
+
+def test_the_page_of_decoding_shows_costs_by_size_and_other_figures(root):
+    assert docs.main([], root) == 0
+    page = root / "docs" / "decoding.md"
+    assert "nothing is recorded yet" in page.read_text()
+    costs = ("build_s", "build_peak_bytes", "automaton_bytes", "constraint_ms", "constraint_masked_ms", "mask_ms")
+    lines = [line(f"decoding.{name}.10k", 2_000_000, 1e6, 3e6, dataset="codes of nothing") for name in costs]
+    others = [line("decoding.insert_10k_s", 0.5, 0.4, 0.6), line("decoding.ratio.beam50", 9.0, against="another")]
+    write(root, "benchmarks/results/decoding.jsonl", "".join([*lines, *others]))
+    assert docs.main([], root) == 0
+    text = page.read_text()
+    assert "| 10k | 2e+06 | 2.0 | 2.0 | 2e+06 | 2e+06 | 2e+06 |" in text
+    assert "Codes of nothing. One request, 50 beams; box." in text
+    assert "* `decoding.ratio.beam50`: 9 s, against another. a | b" in text
+    assert "* `decoding.insert_10k_s`: 0.5 s (0.4 to 0.6). a | b" in text
+    assert (root / "docs" / "decoding_growth.svg").read_text().startswith("<?xml")
+    assert docs.main(["--check"], root) == 0
 
 
 def test_the_readme_shows_the_example_and_what_it_really_printed(root):

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools import accuracy, semantic_ids
+from tools import accuracy, decoding, semantic_ids
 
 __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods", "read_results", "results_page"]
 
@@ -119,6 +119,8 @@ def pages(root: Path) -> tuple[dict[Path, str], list[Path]]:
     return {
         **figures,
         **more,
+        **decoding.written(root, results),
+        root / decoding.PAGE: with_sections(root / decoding.PAGE, {"decoding": decoding.section(results)}),
         root / "docs" / "methods.md": methods_page(methods),
         root / "docs" / "results.md": results_page(dict(sorted(results.items())), judged),
         root / "docs" / "semantic-ids.md": semantic_ids.page(tokenizers, NOTE),
