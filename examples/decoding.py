@@ -1,11 +1,13 @@
-"""Decoding: a beam search that can only emit items, whatever the model says."""
+"""Decoding: a search that can only emit items, whatever the model says; samples, branches and slates of it."""
 
 import torch
 from torch import Tensor
 
 from tesserec.data import history_requests
 from tesserec.decoding.beam_search import beam_search, beams_to_items
-from tesserec.decoding.trie import Trie, TrieMask
+from tesserec.decoding.sampling import stochastic_beam_search
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
 from tesserec.semantic_ids import build_semantic_ids
 
 codes_NL = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 0], [2, 1], [2, 2]])
@@ -20,7 +22,22 @@ def high_codes_first(  # noqa: PLR0917  # the search calls it, by position
 
 
 requests = history_requests([[5], [4, 3]], exclude_history=True)
-beams = beam_search(
-    high_codes_first, None, trie, num_requests=len(requests), num_beams=4, mask=TrieMask.of(trie, requests)
+mask = TrieMask.of(trie, requests)
+beams = beam_search(high_codes_first, None, trie, num_requests=len(requests), num_beams=4, mask=mask)
+print("best:", beams_to_items(beams, trie, 3, mask).items_BK.tolist())
+
+branch = torch.tensor([[0], [0]])
+beams = beam_search(high_codes_first, None, trie, num_requests=2, num_beams=4, mask=mask, prompts_Bl=branch)
+print("in the branch of code 0:", beams_to_items(beams, trie, 3, mask).items_BK.tolist())
+
+sample = stochastic_beam_search(
+    high_codes_first, None, trie, num_requests=2, num_beams=2, mask=mask, generator=torch.Generator().manual_seed(0)
 )
-print(beams_to_items(beams, trie, requests, k=3).items_BK)
+print("drawn:", beams_to_items(sample, trie, 2, mask).items_BK.tolist(), "with", sample.inclusion_BM)
+
+slate = []
+for _ in range(3):
+    beams = beam_search(high_codes_first, None, trie, num_requests=2, num_beams=1, mask=mask)
+    slate.append(beams_to_items(beams, trie, 1, mask).items_BK[:, 0])
+    mask = mask.excluding(torch.arange(2), slate[-1])
+print("slates, item by item:", torch.stack(slate, 1).tolist())

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import shop
@@ -197,6 +198,15 @@ def test_recommend_to_a_user(place: Path) -> None:
     assert "user u01, 12 events, the last: garden red lamp large; garden oak shelf;" in shown
     assert all(item["title"] in shown for item in expected)
     assert "note:" not in shown
+
+
+def test_the_number_of_threads_is_a_setting(place: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        run("recommend", place / "shop", "--user", "u01", "--threads", before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_recommend_to_somebody_who_is_not_in_the_data(place: Path) -> None:

@@ -175,11 +175,16 @@ def recommend(
     exclude: Annotated[str | None, typer.Option(help="Item ids that must not be recommended: a,b,c.")] = None,
     unseen: Annotated[bool | None, typer.Option("--unseen/--seen", help="Leave out what they had, or not.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show where each item comes from.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model; all cores without it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend to a user, to somebody with a history, or to many users."""
     from tesserec.recommender import Recommender
 
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     if [user, history, users].count(None) != 2:
         raise RecipeError("give one of --user U, --history a,b,c and --users FILE|all")
     if (users is None) != (destination is None):
