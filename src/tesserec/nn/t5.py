@@ -156,7 +156,7 @@ class _Layer(nn.Module):
     def __init__(self, config: TransformerConfig, *, cross: bool = False) -> None:
         super().__init__()
         width, hidden = config.width, config.width * config.feedforward
-        self.head_width = config.head_width or width // config.num_heads
+        self.num_heads, self.head_width = config.num_heads, config.head_width or width // config.num_heads
         inner = config.num_heads * self.head_width
         self.norm = nn.RMSNorm(width, eps=EPSILON)
         self.query_key_value = _linear(width, 3 * inner, width**-0.5)
@@ -185,12 +185,11 @@ class _Layer(nn.Module):
         Sums of products in place of matrix products, which are slow where there are many of a few rows. Returns the
         states and all keys and values, [B, M, T, 2, H, W].
         """
-        heads = bias_TH.shape[1]
-        new = self.query_key_value(self.norm(x_BMD)).view(-1, 3, heads, self.head_width)
+        new = self.query_key_value(self.norm(x_BMD)).view(x_BMD.shape[:2].numel(), 3, self.num_heads, self.head_width)
         kept = new[:, None, 1:] if before is None else torch.cat([before, new[:, None, 1:]], 1)
         weights = ((new[:, None, 0] * kept[:, :, 0]).sum(-1) + bias_TH).softmax(1)
         mixed = (weights[..., None] * kept[:, :, 1]).sum(1)
-        out: Tensor = x_BMD + self.output(mixed.view(*x_BMD.shape[:2], -1))
+        out: Tensor = x_BMD + self.output(mixed.view(*x_BMD.shape[:2], self.output.in_features))
         return out, kept.view(*x_BMD.shape[:2], *kept.shape[1:])
 
     def project(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +218,7 @@ class _Layer(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, self.head_width).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, self.head_width).transpose(1, 2)
 
 
 def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
