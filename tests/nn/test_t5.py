@@ -1,5 +1,7 @@
 """T5 against Hugging Face's, and its search against its own full pass."""
 
+import copy
+
 import pytest
 import torch
 
@@ -150,6 +152,27 @@ def test_other_weights_are_refused():
         T5(config(SHAPES[0]), V + 1).load_huggingface(theirs)
     with pytest.raises(KeyError, match=r"encoder\.block\.1"):
         T5(config(SHAPES[0] | {"num_layers": 2}), V).load_huggingface(theirs)
+
+
+@pytest.mark.parametrize("batch", [3, 60])
+def test_weights_that_change_are_not_confused_with_those_of_the_search_before(batch):
+    torch.manual_seed(8)
+    tokens_BS, exists_BS, written_BT = (
+        torch.randint(1, V, (batch, 5)),
+        torch.ones(batch, 5).bool(),
+        torch.zeros(batch, 1).long(),
+    )
+    models = [T5(config(SHAPES[1]), V).eval() for _ in range(2)]
+
+    def logits(model):
+        with torch.inference_mode():
+            return model(model.read(model.shared(tokens_BS), exists_BS), written_BT)
+
+    wanted = [logits(model) for model in models]
+    models[0].load_state_dict(models[1].state_dict())
+    assert torch.equal(logits(models[0].eval()), wanted[1])
+    assert not torch.equal(wanted[0], wanted[1])
+    assert torch.equal(logits(copy.deepcopy(models[1])), wanted[1])
 
 
 def test_bfloat16_is_near():

@@ -12,8 +12,9 @@ V tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ __all__ = ["T5", "Source", "Written"]
 NUM_BUCKETS, MAX_DISTANCE = 32, 128
 EPSILON = 1e-6
 """Of the norms."""
+FEW_ROWS = 24
+"""Rows from which on oneDNN's products are worth two copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,10 @@ class Written:
     """The tokens that each beam has written so far."""
 
     source: Source
-    kept: tuple[Tensor, ...]
-    """Of each layer, keys and values of the tokens written: [B, M, T, 2, H, W]."""
+    kept: tuple[tuple[Tensor, ...], ...]
+    """Of each step and layer, keys and values of the tokens that its beams wrote then, [B · M, 2, H, W]."""
+    path: tuple[Tensor, ...]
+    """Of each step, which of those are of the beams that are left: [B, M], and as rows of ``kept``."""
 
 
 class T5(nn.Module):
@@ -63,10 +68,10 @@ class T5(nn.Module):
         self.decoder_bias = nn.Embedding(NUM_BUCKETS, config.num_heads)
         self.encoder_norm = nn.RMSNorm(config.width, eps=EPSILON)
         self.decoder_norm = nn.RMSNorm(config.width, eps=EPSILON)
-        self.head = nn.Linear(config.width, num_tokens, bias=False)
+        self.head = Linear(config.width, num_tokens, config.width**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.shared.weight)
-        for part in (self.encoder_bias, self.decoder_bias, self.head):
+        for part in (self.encoder_bias, self.decoder_bias):
             nn.init.normal_(part.weight, std=config.width**-0.5)
 
     def encode(self, x_BSD: Tensor, exists_BS: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ class T5(nn.Module):
 
     def begin(self, source: Source) -> Written:
         """One beam a request that has written nothing."""
-        return Written(source, ())
+        return Written(source, (), ())
 
     def write(self, written: Written, parents_BM: Tensor | None, tokens_BM: Tensor) -> tuple[Written, Tensor]:
         """(what is kept for the next token, logits [B, M, V] of what follows ``tokens_BM``).
@@ -116,20 +121,23 @@ class T5(nn.Module):
         Each beam continues the beam ``parents_BM`` of the call before by one token; at the first call it is None. Only
         the new tokens are worked out.
         """
-        source, kept = written.source, written.kept
-        length = kept[0].shape[2] + 1 if kept else 1
-        back_T = torch.arange(length - 1, -1, -1, device=tokens_BM.device)
-        bias_TH = self.decoder_bias(_buckets(back_T, NUM_BUCKETS))
+        source, num_steps = written.source, len(written.kept)
         x_BMD = self.shared(tokens_BM)
-        row_X = None if parents_BM is None else _rows(parents_BM, kept[0].shape[1] if kept else 1)
-        now_kept = []
+        path = tuple(step_BM if parents_BM is None else step_BM.gather(1, parents_BM) for step_BM in written.path)
+        back_T = torch.arange(num_steps, -1, -1, device=tokens_BM.device)
+        bias_TH = self.decoder_bias(_buckets(back_T, NUM_BUCKETS))
+        kept = []
         for number, layer in enumerate(self._decoder):
-            before = None if row_X is None else kept[number].flatten(0, 1).index_select(0, row_X)
+            before = [
+                step[number].index_select(0, step_BM.flatten())
+                for step, step_BM in zip(written.kept, path, strict=True)
+            ]
             x_BMD, keeps = layer.look_back(x_BMD, before, bias_TH)
             x_BMD = layer.feed(layer.look(x_BMD, source.keys[number], source.values[number], source.mask_B11S))
-            now_kept.append(keeps)
+            kept.append(keeps)
         logits: Tensor = self.head(self.decoder_norm(x_BMD))
-        return Written(source, tuple(now_kept)), logits
+        own_BM = torch.arange(tokens_BM.numel(), device=tokens_BM.device).view(tokens_BM.shape)
+        return Written(source, (*written.kept, tuple(kept)), (*path, own_BM)), logits
 
     def load_huggingface(self, state: Mapping[str, Tensor], *, tied: bool = False) -> None:
         """Take the weights of ``T5ForConditionalGeneration.state_dict()``; of one whose head is ``tied``, if so.
@@ -148,6 +156,48 @@ class T5(nn.Module):
                 layer = _layer_of_huggingface(state, f"{side}.block.{number}.layer", cross=side == "decoder")
                 own |= {f"{side}.{number}.{name}": weight for name, weight in layer.items()}
         self.load_state_dict(own)
+        self.train(self.training)
+
+
+class Linear(nn.Linear):
+    """A matrix without a bias, whose float32 products are oneDNN's outside of training.
+
+    Those are twice as fast on AMD's processors as what torch uses else, if there are more than a few rows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, std: float) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self._packed: Tensor | None = None
+        nn.init.normal_(self.weight, std=std)
+
+    def train(self, mode: bool = True) -> Linear:
+        """As of every module; what was kept of the weights before is forgotten."""
+        self._packed = None
+        super().train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: what is kept in oneDNN's own layout cannot be copied."""
+        return {**self.__dict__, "_packed": None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product of the last axis with the matrix."""
+        if self.training or torch.is_grad_enabled() or not _suits_onednn(x):
+            return super().forward(x)
+        if self._packed is None:
+            self._packed = self.weight.to_mkldnn()
+        found = F.linear(x.flatten(0, -2).to_mkldnn(), self._packed).to_dense()
+        return found.view(*x.shape[:-1], self.out_features)
+
+
+def _suits_onednn(x: Tensor) -> bool:
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.shape[:-1].numel() >= FEW_ROWS
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class _Layer(nn.Module):
@@ -159,17 +209,17 @@ class _Layer(nn.Module):
         self.num_heads, self.head_width = config.num_heads, config.head_width or width // config.num_heads
         inner = config.num_heads * self.head_width
         self.norm = nn.RMSNorm(width, eps=EPSILON)
-        self.query_key_value = _linear(width, 3 * inner, width**-0.5)
-        self.output = _linear(inner, width, inner**-0.5)
+        self.query_key_value = Linear(width, 3 * inner, width**-0.5)
+        self.output = Linear(inner, width, inner**-0.5)
         nn.init.normal_(self.query_key_value.weight[:inner], std=(width * self.head_width) ** -0.5)
         if cross:
             self.cross_norm = nn.RMSNorm(width, eps=EPSILON)
-            self.cross_query = _linear(width, inner, (width * self.head_width) ** -0.5)
-            self.cross_key_value = _linear(width, 2 * inner, width**-0.5)
-            self.cross_output = _linear(inner, width, inner**-0.5)
+            self.cross_query = Linear(width, inner, (width * self.head_width) ** -0.5)
+            self.cross_key_value = Linear(width, 2 * inner, width**-0.5)
+            self.cross_output = Linear(inner, width, inner**-0.5)
         self.feed_norm = nn.RMSNorm(width, eps=EPSILON)
-        self.widen = _linear(width, hidden, width**-0.5)
-        self.narrow = _linear(hidden, width, hidden**-0.5)
+        self.widen = Linear(width, hidden, width**-0.5)
+        self.narrow = Linear(hidden, width, hidden**-0.5)
         self.dropout = nn.Dropout(config.dropout)
 
     def look_around(self, x_BTD: Tensor, bias_BHTT: Tensor) -> Tensor:
@@ -179,23 +229,26 @@ class _Layer(nn.Module):
         out: Tensor = x_BTD + self.dropout(self.output(mixed))
         return out
 
-    def look_back(self, x_BMD: Tensor, before: Tensor | None, bias_TH: Tensor) -> tuple[Tensor, Tensor]:
-        """Self-attention of a token a beam, over keys and values [B · M, T − 1, 2, H, W] ``before`` it and its own.
+    def look_back(self, x_BMD: Tensor, before: Sequence[Tensor], bias_TH: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention of a token a beam over keys and values [B · M, 2, H, W] of each token ``before`` and its own.
 
         Sums of products in place of matrix products, which are slow where there are many of a few rows. Returns the
-        states and all keys and values, [B, M, T, 2, H, W].
+        states, and its own keys and values.
         """
         new = self.query_key_value(self.norm(x_BMD)).view(x_BMD.shape[:2].numel(), 3, self.num_heads, self.head_width)
-        kept = new[:, None, 1:] if before is None else torch.cat([before, new[:, None, 1:]], 1)
-        weights = ((new[:, None, 0] * kept[:, :, 0]).sum(-1) + bias_TH).softmax(1)
-        mixed = (weights[..., None] * kept[:, :, 1]).sum(1)
+        query, seen = new[:, 0], [*before, new[:, 1:]]
+        weights_T = torch.stack([(query * kept[:, 0]).sum(-1) for kept in seen]) + bias_TH[:, None]
+        weights_T = weights_T.softmax(0)[..., None]
+        mixed = weights_T[0] * seen[0][:, 1]
+        for weight, kept in zip(weights_T[1:], seen[1:], strict=True):
+            mixed.addcmul_(weight, kept[:, 1])
         out: Tensor = x_BMD + self.output(mixed.view(*x_BMD.shape[:2], self.output.in_features))
-        return out, kept.view(*x_BMD.shape[:2], *kept.shape[1:])
+        return out, new[:, 1:]
 
     def project(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, S, W] of a source for ``look``."""
         key, value = self.cross_key_value(states_BSD).chunk(2, -1)
-        return self._heads(key), self._heads(value)
+        return self._heads(key).contiguous(), self._heads(value).contiguous()
 
     def look(self, x_BTD: Tensor, key: Tensor, value: Tensor, mask_B11S: Tensor | None) -> Tensor:
         """Cross-attention of any number of tokens a request over a projected source."""
@@ -221,12 +274,6 @@ class _Layer(nn.Module):
         return x.view(*x.shape[:-1], self.num_heads, self.head_width).transpose(1, 2)
 
 
-def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(linear.weight, std=std)
-    return linear
-
-
 def _buckets(distance: Tensor, number: int, later: Tensor | None = None) -> Tensor:
     """Bucket of distances ≥ 0: half of ``number`` exact, the others logarithmic; those of ``later`` ones come after."""
     exact = number // 2
@@ -247,11 +294,6 @@ def _mask(exists_BS: Tensor, dtype: torch.dtype) -> Tensor | None:
         return None
     nothing = torch.zeros(exists_BS.shape, dtype=dtype, device=exists_BS.device)
     return nothing.masked_fill(~exists_BS, torch.finfo(dtype).min)[:, None, None]
-
-
-def _rows(parents_BM: Tensor, num_before: int) -> Tensor:
-    """Where the parent of each beam is among all beams of all requests, [B · M]."""
-    return (parents_BM + torch.arange(len(parents_BM), device=parents_BM.device)[:, None] * num_before).flatten()
 
 
 def _layer_of_huggingface(state: Mapping[str, Tensor], prefix: str, *, cross: bool) -> dict[str, Tensor]:

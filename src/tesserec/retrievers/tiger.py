@@ -50,8 +50,8 @@ from tesserec.types import (
 
 __all__ = ["TIGER", "Examples"]
 
-AT_ONCE = 16
-"""Requests that are answered at once: more of them no longer fit the caches of a core."""
+BEAMS_AT_ONCE, REQUESTS_AT_ONCE = 800, 32
+"""Beams, and requests, that are worked on at once: more of them no longer fit the caches of a core."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ class TIGER:
         """The ``k`` most probable items that a beam finds among those that the filters allow."""
         network = require_fitted(self._network, self)
         order_B = torch.argsort(requests.history.lengths, stable=True)  # like lengths together: less padding
-        parts = [self._retrieve(network, requests.take(rows), k) for rows in torch.split(order_B, AT_ONCE)]
+        size = min(max(BEAMS_AT_ONCE // max(self.num_beams, k), 1), REQUESTS_AT_ONCE)
+        parts = [self._retrieve(network, requests.take(rows), k) for rows in torch.split(order_B, size)]
         found, back_B = Candidates.concatenate(parts), torch.argsort(order_B)
         return Candidates(found.items_BK[back_B], found.scores_BK[back_B])
 
