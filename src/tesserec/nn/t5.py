@@ -124,14 +124,12 @@ class T5(nn.Module):
         source, num_steps = written.source, len(written.kept)
         x_BMD = self.shared(tokens_BM)
         path = tuple(step_BM if parents_BM is None else step_BM.gather(1, parents_BM) for step_BM in written.path)
+        rows = [step_BM.flatten() for step_BM in path]
         back_T = torch.arange(num_steps, -1, -1, device=tokens_BM.device)
         bias_TH = self.decoder_bias(_buckets(back_T, NUM_BUCKETS))
         kept = []
         for number, layer in enumerate(self._decoder):
-            before = [
-                step[number].index_select(0, step_BM.flatten())
-                for step, step_BM in zip(written.kept, path, strict=True)
-            ]
+            before = [step[number].index_select(0, row_X) for step, row_X in zip(written.kept, rows, strict=True)]
             x_BMD, keeps = layer.look_back(x_BMD, before, bias_TH)
             x_BMD = layer.feed(layer.look(x_BMD, source.keys[number], source.values[number], source.mask_B11S))
             kept.append(keeps)
