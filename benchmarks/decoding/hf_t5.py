@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from benchmarks.decoding._setting import (
 )
 from tesserec.decoding.top_k import first_best
 from tesserec.retrievers.tiger import BEAMS_AT_ONCE, TIGER
-from tesserec.training.measure import Measured, memory_kept
+from tesserec.training.measure import Measured
 from tesserec.types import Requests
 
 FIGURES = (
@@ -56,10 +57,10 @@ AGAINST = {
 GAP = 1e-3
 """Scores that differ by less may change places."""
 PROTOCOL = (
-    "untrained networks with the same weights, {model}; {parameters:,} parameters without embeddings; log-probabilities "
+    "untrained networks of the same weights, {model}; {parameters:,} parameters without embeddings; log-probabilities "
     "over the {tokens} tokens of all levels; histories of 20 items ({length} tokens), {beams} beams and answers; each "
     "side with the type, threads ({threads}) and, theirs, batch size (of {sizes}) that are fastest; theirs with "
-    "prefix_allowed_tokens_fn from a dictionary of tensors; freed memory stays with the process; {users} users a "
+    "prefix_allowed_tokens_fn from a dictionary of tensors; {users} users a "
     "round, sides in turn; median, smallest and largest of the rounds' ratios; median users/s: {rates}; in float32 "
     "both find the same lists but for scores that differ by less than 0.001"
 )
@@ -74,6 +75,12 @@ class Side:
     threads: int
     batch_size: int | None = None
     """Requests that are given at once; None: all of them."""
+
+    @property
+    def told(self) -> str:
+        """Its name and what it runs with."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.name} ({threads}" + (")" if self.batch_size is None else f", batches of {self.batch_size})")
 
     def users_per_s(self, requests: Requests) -> float:
         """Users a second, after one batch to warm up."""
@@ -92,19 +99,20 @@ class HuggingFace:
     def __init__(self, tiger: TIGER) -> None:
         network, shape = network_of(tiger), tiger.model
         torch.manual_seed(SEED)
-        config = T5Config(
-            vocab_size=network.t5.shared.num_embeddings,
-            d_model=shape.width,
-            d_kv=shape.head_width,
-            d_ff=shape.width * shape.feedforward,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-            pad_token_id=0,
-            decoder_start_token_id=0,
-            eos_token_id=None,
-            tie_word_embeddings=False,
-        )
-        model = T5ForConditionalGeneration(config).eval()
+        settings: dict[str, Any] = {
+            "vocab_size": network.t5.shared.num_embeddings,
+            "d_model": shape.width,
+            "d_kv": shape.head_width,
+            "d_ff": shape.width * shape.feedforward,
+            "num_layers": shape.num_layers,
+            "num_heads": shape.num_heads,
+            "pad_token_id": 0,
+            "decoder_start_token_id": 0,
+            "eos_token_id": None,
+            "tie_word_embeddings": False,
+        }
+        model: Any = T5ForConditionalGeneration(T5Config(**settings))
+        model.eval()
         model.lm_head.weight.data *= SHARPNESS
         network.t5.load_huggingface(model.state_dict())
         self.models = {"float32": model, "bfloat16": copy.deepcopy(model).bfloat16()}
@@ -195,10 +203,9 @@ class Comparison:
         check_lists(tiger, theirs, setting.take(0, 16))
         tigers = {"float32": tiger, "bfloat16": dataclasses.replace(tiger, precision="bfloat16")}
         tigers["bfloat16"].restore(tiger.state(), setting.catalog, setting.context)
+        sizes = BATCH_SIZES[num_beams]
         self.sides = [
-            self._best(
-                f"theirs {name}", partial(theirs.generate, num_beams=num_beams, precision=name), their_sizes=True
-            )
+            self._best(f"theirs {name}", partial(theirs.generate, num_beams=num_beams, precision=name), sizes)
             for name in tigers
         ]
         self.sides += [self._best(f"ours {name}", partial(one.retrieve, k=num_beams)) for name, one in tigers.items()]
@@ -208,14 +215,13 @@ class Comparison:
         self.rates: dict[str, list[float]] = {side.name: [] for side in self.sides}
         self.peaks = dict.fromkeys(self.rates, 0)
 
-    def _best(self, name: str, answer: Callable[[Requests], object], their_sizes: bool = False) -> Side:
-        """The number of threads and, where the side has no batch size of its own, that which are fastest."""
-        sizes = BATCH_SIZES[self.num_beams] if their_sizes else (None,)
+    def _best(self, name: str, answer: Callable[[Requests], object], sizes: Sequence[int | None] = (None,)) -> Side:
+        """The side with the number of threads and the batch size that are fastest."""
         sides = [Side(name, answer, threads, size) for threads in self.threads for size in sizes]
         rates = []
         for side in sides:
             rates.append(side.users_per_s(self.setting.take(0, max(side.batch_size or self.num_users, 8))))
-            print(f"{side}: {rates[-1]:.1f} users/s", flush=True)
+            print(f"{side.told}: {rates[-1]:.1f} users/s", flush=True)
         return sides[rates.index(max(rates))]
 
     def run(self, num_rounds: int) -> None:
@@ -263,11 +269,7 @@ class Comparison:
 
     def _protocol(self) -> str:
         network, model = network_of(self.tiger), self.tiger.model
-        told = "; ".join(
-            f"{side.name} {statistics.median(self.rates[side.name]):.1f} ({side.threads} threads"
-            + (")" if side.batch_size is None else f", batches of {side.batch_size})")
-            for side in self.sides
-        )
+        rates = "; ".join(f"{side.told} {statistics.median(self.rates[side.name]):.1f}" for side in self.sides)
         protocol = PROTOCOL.format(
             model=f"T5 of {model.num_layers} + {model.num_layers} layers of width {model.width}",
             parameters=num_parameters(network)[1],
@@ -277,12 +279,10 @@ class Comparison:
             threads=" or ".join(map(str, self.threads)),
             sizes=", ".join(map(str, BATCH_SIZES[self.num_beams])),
             users=self.num_users,
-            rates=told,
+            rates=rates,
         )
         if self.num_beams == 50:
-            protocol += (
-                f"; Mosaic: {MOSAIC_SHAPE.num_layers} layers of width {MOSAIC_SHAPE.width}, generative head alone"
-            )
+            protocol += f"; Mosaic: {MOSAIC_SHAPE.num_layers} layers of width {MOSAIC_SHAPE.width}, its generative head"
         return protocol
 
 
@@ -291,18 +291,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding.hf_t5", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder of the data sets: the catalogue of Beauty")
     parser.add_argument("--rounds", type=int, default=7, help="fewer than 5 are printed, not recorded (default: 7)")
-    parser.add_argument("--users", type=int, default=32, help="users of each side in a round (default: 32)")
+    parser.add_argument("--users", type=int, default=64, help="users of each side in a round (default: 64)")
     parser.add_argument("--beams", type=int, choices=BATCH_SIZES, help="only this number; printed, not recorded")
     parser.add_argument("--threads", type=int, choices=THREADS, help="only this number; printed, not recorded")
     given = parser.parse_args()
     setting = read_setting(given.data)
     is_result = given.rounds >= 5 and given.beams is None and given.threads is None
     threads = THREADS if given.threads is None else (given.threads,)
-    with memory_kept():
-        for num_beams in BATCH_SIZES if given.beams is None else (given.beams,):
-            comparison = Comparison(setting, num_beams, threads, given.users)
-            comparison.run(given.rounds)
-            comparison.report(is_result=is_result)
+    for num_beams in BATCH_SIZES if given.beams is None else (given.beams,):
+        comparison = Comparison(setting, num_beams, threads, given.users)
+        comparison.run(given.rounds)
+        comparison.report(is_result=is_result)
 
 
 if __name__ == "__main__":
