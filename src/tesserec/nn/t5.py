@@ -1,9 +1,12 @@
-"""T5, version 1.0: an encoder-decoder whose search reads a request once and writes one token a step for all its beams.
+"""T5: an encoder-decoder whose search reads a request once and writes one token a step for all its beams.
 
-Its numbers are those of Hugging Face's ``T5ForConditionalGeneration``, whose weights it takes (``load_huggingface``):
-RMS norms first, no biases, no 1/√d in attention, ReLU, and a bias a head and distance bucket that all layers of a side
-share. Left out: gated feed-forwards (version 1.1), other numbers than 32 buckets up to distance 128, and feed-forward
-widths that are no multiple of the width. A tied head becomes an untied one when it is loaded.
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv
+    1910.10683 (version 1.0; the numbers are those of Hugging Face's T5ForConditionalGeneration, whose weights it takes).
+Adds: RMS norms first, no biases, no 1/√d in attention, ReLU, and a bias a head and distance bucket that all layers of a
+    side share; in the search, keys and values of what was read once a request, shared by its beams.
+Differs: no gated feed-forwards (version 1.1), no other numbers than 32 buckets up to distance 128, feed-forwards are a
+    whole multiple of the width; a head tied to the embedding is loaded as one of its own, which starts smaller.
+Checked: tests/nn/test_t5.py (logits and beams of transformers' T5; token by token equals the full pass).
 
 Dimensions: B requests · S tokens read · T tokens written · M beams · D features · H heads · W features of a head ·
 V tokens.
