@@ -1,7 +1,7 @@
 """T5: an encoder-decoder whose search reads a request once and writes one token a step for all its beams.
 
 Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv
-    1910.10683 (version 1.0; the numbers are those of Hugging Face's T5ForConditionalGeneration, whose weights it takes).
+    1910.10683 (version 1.0, with the numbers of Hugging Face's T5ForConditionalGeneration, whose weights it takes).
 Adds: RMS norms first, no biases, no 1/√d in attention, ReLU, and a bias a head and distance bucket that all layers of a
     side share; in the search, keys and values of what was read once a request, shared by its beams.
 Differs: no gated feed-forwards (version 1.1), no other numbers than 32 buckets up to distance 128, feed-forwards are a
