@@ -55,14 +55,95 @@ def test_a_beam_as_wide_as_the_catalog_equals_teacher_forcing_of_every_item() ->
     found = tiger.retrieve(requests, 12)
     with torch.no_grad():
         items_BH = torch.tensor([[-1, 2, 3], [-1, -1, 7]])
-        source = network.encode(items_BH, torch.tensor([5, 5]))
-        codes = network.codes_NL[None].expand(2, -1, -1)
-        states = network.write(source, codes[..., :-1])
-        first = network.heads[0](states[:, :, 0]).log_softmax(-1).gather(2, codes[..., :1])
-        second = network.heads[1](states[:, :, 1]).log_softmax(-1).gather(2, codes[..., 1:] - 3)
-        total_BN = (first + second).squeeze(-1)
+        total_BN = torch.zeros(2, 12)
+        for item, (first, second) in enumerate(network.tokens_NL.tolist()):
+            logits_BTV = network.t5(network.read(items_BH, torch.tensor([5, 5])), torch.tensor([[0, first]] * 2))
+            log_probs_BTV = logits_BTV.log_softmax(-1)
+            total_BN[:, item] = log_probs_BTV[:, 0, first] + log_probs_BTV[:, 1, second]
     torch.testing.assert_close(total_BN.gather(1, found.items_BK), found.scores_BK)
     assert found.items_BK.sort(1).values.tolist() == [list(range(12))] * 2
+
+
+def test_lists_and_scores_equal_those_of_hugging_face_with_the_same_weights() -> None:
+    transformers = pytest.importorskip("transformers")
+    codes = SemanticIds(CODES.codes_NL[[0, 2, 3, 5, 6, 7, 9, 11, 5, 1, 4, 10]], (3, 4), "planted")
+    train, catalog = chain()
+    tiger = dataclasses.replace(tiny(0), num_beams=5)
+    tiger.fit(train, catalog, FitContext(seed=1, semantic_ids=codes))
+    network = tiger._network
+    assert network is not None
+    torch.manual_seed(6)
+    config = transformers.T5Config(
+        vocab_size=1 + 3 + 4,
+        d_model=16,
+        d_kv=12,
+        d_ff=16 * 4,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    network.t5.load_huggingface(theirs.state_dict())
+    tokens_NL = network.tokens_NL.tolist()
+
+    def allowed(row: int, prefix: torch.Tensor) -> list[int]:
+        before = prefix.tolist()[1:]
+        return sorted({tokens[len(before)] for tokens in tokens_NL if tokens[: len(before)] == before})
+
+    requests = dataclasses.replace(requests_of([[[2], [3]], [[7]], [[1], [4], [5]]]), user_B=torch.tensor([3, 4, -1]))
+    items = [[2, 3], [7], [1, 4, 5]]
+    length = 1 + 2 * 3
+    read_BSD = torch.zeros(3, length, 16)
+    exists_BS = torch.zeros(3, length, dtype=torch.int64)
+    with torch.no_grad():
+        for row, user in enumerate([3, 4, 5]):
+            codes_T = torch.tensor([token for item in items[row] for token in tokens_NL[item]])
+            exists_BS[row, : 1 + len(codes_T)] = 1
+            read_BSD[row, : 1 + len(codes_T)] = torch.cat([network.users.weight[[user]], theirs.shared(codes_T)])
+    found = theirs.generate(
+        inputs_embeds=read_BSD,
+        attention_mask=exists_BS,
+        num_beams=5,
+        num_return_sequences=5,
+        max_new_tokens=2,
+        do_sample=False,
+        length_penalty=0.0,
+        prefix_allowed_tokens_fn=allowed,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    lists = tiger.retrieve(requests, 5)
+    for row in range(3):
+        sequences = found.sequences[5 * row : 5 * row + 5, 1:].tolist()
+        scores = dict(zip(map(tuple, sequences), found.sequences_scores[5 * row : 5 * row + 5].tolist(), strict=True))
+        for item, score in zip(lists.items_BK[row].tolist(), lists.scores_BK[row].tolist(), strict=True):
+            assert scores[tuple(tokens_NL[item])] == pytest.approx(score, abs=1e-4)
+
+
+def test_lists_do_not_depend_on_the_requests_beside_them() -> None:
+    tiger = fitted(1)
+    requests = requests_of([[[i % 12]] * (i % 4) for i in range(40)])
+    together = tiger.retrieve(requests, 3)
+    for row in range(40):
+        alone = tiger.retrieve(requests.take(torch.tensor([row])), 3)
+        assert torch.equal(alone.items_BK[0], together.items_BK[row])
+        torch.testing.assert_close(alone.scores_BK[0], together.scores_BK[row])
+
+
+def test_a_search_in_bfloat16_is_near() -> None:
+    tiger = fitted(12)
+    requests = requests_of([[[i]] for i in range(12)])
+    exact = tiger.retrieve(requests, 1)
+    near = dataclasses.replace(tiger, precision="bfloat16")
+    near.restore(tiger.state(), chain()[1], FitContext(seed=1, semantic_ids=CODES))
+    found = near.retrieve(requests, 1)
+    assert (found.items_BK == exact.items_BK).float().mean() > 0.9
+    assert found.scores_BK.dtype == torch.float32
+    assert not torch.equal(found.scores_BK, exact.scores_BK)
+    torch.testing.assert_close(found.scores_BK, exact.scores_BK, atol=0.1, rtol=0)
 
 
 def test_a_known_user_is_told_from_an_unknown_one() -> None:

@@ -1,13 +1,14 @@
 """TIGER: an encoder reads the codes of the history, a decoder writes the codes of the next item.
 
 Paper: Rajput et al. 2023, "Recommender Systems with Generative Retrieval", arXiv 2305.05065.
-Adds: tokens are codes (one vocabulary a level) after a hashed user token; every prefix of a user's events predicts its
-    next item; beam search.
-Differs: pre-norm layers with LayerNorm and GELU in place of T5's; learned positions in place of relative ones; AdamW
-    with a cosine in place of an inverse square root; the beam is kept inside the tree by the trie, not filtered after.
-Checked: tests/retrievers/test_tiger.py (planted chain; beam equals exhaustive scoring of all code tuples).
+Adds: T5 reads a hashed user token and codes, one range of tokens a level, and writes codes; every prefix of a user's
+    events predicts its next item; beam search.
+Differs: AdamW with a cosine in place of an inverse square root; the beam is kept inside the tree by the trie, not
+    filtered after; no probability is given to user tokens, which are never written.
+Checked: tests/retrievers/test_tiger.py (planted chain; beam equals exhaustive scoring of all code tuples; beams and
+    scores equal Hugging Face's with the same weights).
 
-Dimensions: B examples or requests · H items of a history · S tokens read · M beams · C children · L levels · V codes.
+Dimensions: B examples or requests · H items of a history · S tokens read · M beams · C children · L levels · V tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ from tesserec.decoding.trie_file import kept_trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
-from tesserec.nn.transformer import TransformerConfig, TransformerLayer, Trunk
+from tesserec.nn.t5 import T5, Source, Written
+from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
@@ -50,6 +52,9 @@ from tesserec.types import (
 
 __all__ = ["TIGER", "Examples"]
 
+BEAMS_AT_ONCE, REQUESTS_AT_ONCE = 800, 32
+"""Beams, and requests, that are worked on at once: more of them no longer fit the caches of a core."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -62,84 +67,55 @@ class Examples:
 
 
 class _Network(nn.Module):
-    codes_NL: Tensor
+    """T5 over the tokens: 0, which begins what is written, then the codes of each level. Users are read only."""
 
-    def __init__(
-        self, config: TransformerConfig, semantic_ids: SemanticIds, trie: Trie, max_length: int, num_user_tokens: int
-    ) -> None:
+    tokens_NL: Tensor
+
+    def __init__(self, config: TransformerConfig, semantic_ids: SemanticIds, trie: Trie, num_user_tokens: int) -> None:
         super().__init__()
-        self.sizes, self.trie, self.width = semantic_ids.codebook_sizes, trie, config.width
-        self.starts = [sum(self.sizes[:level]) for level in range(len(self.sizes))]
-        self.register_buffer("codes_NL", semantic_ids.codes_NL.long() + torch.tensor(self.starts), persistent=False)
-        self.codes = nn.Embedding(sum(self.sizes), config.width)
+        sizes = semantic_ids.codebook_sizes
+        self.trie = trie
+        self.starts = [1 + sum(sizes[:level]) for level in range(len(sizes))]
+        self.register_buffer("tokens_NL", semantic_ids.codes_NL.long() + torch.tensor(self.starts), persistent=False)
+        self.t5 = T5(config, 1 + sum(sizes))
         self.users = nn.Embedding(num_user_tokens + 1, config.width, padding_idx=num_user_tokens)
-        self.read_positions = nn.Embedding(max_length * len(self.sizes) + 1, config.width)
-        self.write_positions = nn.Embedding(len(self.sizes), config.width)
-        self.begin = nn.Parameter(torch.zeros(config.width))
-        self.encoder = Trunk(config, distances=False)
-        self._layers = [TransformerLayer(config, cross=True) for _ in range(config.num_layers)]
-        self.decoder = nn.ModuleList(self._layers)
-        self.norm = nn.LayerNorm(config.width)
-        self.heads = nn.ModuleList(nn.Linear(config.width, size) for size in self.sizes)
-        for table in (self.codes, self.users, self.read_positions, self.write_positions):
-            nn.init.normal_(table.weight, std=config.width**-0.5)
         with torch.no_grad():
             self.users.weight[num_user_tokens] = 0  # unknown users: never trained, so it must say nothing
 
-    def encode(self, items_BH: Tensor, user_B: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """(keys and values of every decoder layer, which tokens exist [B, S]) of histories and hashed users."""
-        batch, length = items_BH.shape
-        levels = len(self.sizes)
-        codes_BS = self.codes_NL[items_BH.clamp(min=0)].view(batch, length * levels)
-        x_BSD = torch.cat([self.users(user_B)[:, None], self.codes(codes_BS)], 1)
-        from_end_S = torch.arange(length * levels, 0, -1, device=items_BH.device)
-        positions = torch.cat([from_end_S.new_zeros(1), from_end_S])
-        exists_BS = F.pad((items_BH != PAD).repeat_interleave(levels, 1), (1, 0), value=True)
-        x_BSD = self.encoder(x_BSD + self.read_positions(positions), exists_BS[:, None, :])
-        return [layer.project(x_BSD) for layer in self._layers], exists_BS
-
-    def write(self, source: tuple[list[tuple[Tensor, Tensor]], Tensor], prefix_BMl: Tensor) -> Tensor:
-        """States [B, M, l + 1, D] after the start token and each code of the prefixes [B, M, l] (offset codes)."""
-        projected, exists_BS = source
-        batch, beams, length = prefix_BMl.shape[0], prefix_BMl.shape[1], prefix_BMl.shape[2] + 1
-        begin = self.begin.expand(batch, beams, 1, self.width)
-        x = torch.cat([begin, self.codes(prefix_BMl)], 2) + self.write_positions.weight[:length]
-        causal = torch.ones(1, length, length, dtype=torch.bool, device=x.device).tril()
-        seen = exists_BS[:, None, :].expand(-1, beams * length, -1)
-        for layer, (key, value) in zip(self._layers, projected, strict=True):
-            x = layer.look_back(x.view(batch * beams, length, self.width), causal)
-            x = layer.look(x.view(batch, beams * length, self.width), key, value, seen)
-            x = layer.feed(x).view(batch, beams, length, self.width)
-        states: Tensor = self.norm(x)
-        return states
+    def read(self, items_BH: Tensor, user_B: Tensor) -> Source:
+        """What the decoder needs of right-aligned histories and hashed users; the user's token comes first."""
+        levels = self.tokens_NL.shape[1]
+        tokens_BS = F.pad(self.tokens_NL[items_BH.clamp(min=0)].flatten(1), (1, 0))
+        first_B = (items_BH == PAD).sum(1) * levels
+        position_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
+        is_user_BS = position_S == first_B[:, None]
+        x_BSD = torch.where(is_user_BS[..., None], self.users(user_B)[:, None], self.t5.shared(tokens_BS))
+        return self.t5.read(x_BSD, position_S >= first_B[:, None])
 
     def loss(self, examples: Examples) -> Tensor:
         """Mean token cross-entropy over levels and examples."""
-        codes_BL = self.codes_NL[examples.target_B]
-        states = self.write(self.encode(examples.items_BH, examples.user_B), codes_BL[:, None, :-1])[:, 0]
-        losses = [
-            F.cross_entropy(head(states[:, level]).float(), codes_BL[:, level] - self.starts[level])
-            for level, head in enumerate(self.heads)
-        ]
-        return torch.stack(losses).mean()
+        tokens_BL = self.tokens_NL[examples.target_B]
+        logits_BLV = self.t5(self.read(examples.items_BH, examples.user_B), F.pad(tokens_BL[:, :-1], (1, 0)))
+        return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
 
     def step(  # noqa: PLR0917  # the protocol
         self,
-        cache: tuple[tuple[list[tuple[Tensor, Tensor]], Tensor], Tensor],
+        cache: Written,
         level: int,
         parents_BM: Tensor | None,
         nodes_BM: Tensor,
         children_BMC: Tensor,
         codes_BMC: Tensor,
-    ) -> tuple[tuple[tuple[list[tuple[Tensor, Tensor]], Tensor], Tensor], Tensor]:
-        """``tesserec.decoding.beam_search.Step``: log-softmax over the level's whole codebook, at the children."""
-        source, prefix_BMl = cache
-        if parents_BM is not None:
-            prefix_BMl = prefix_BMl.gather(1, parents_BM[..., None].expand(-1, -1, prefix_BMl.shape[2]))
-            code = self.trie.child_codes[level - 1][nodes_BM.clamp(min=0)].long() + self.starts[level - 1]
-            prefix_BMl = torch.cat([prefix_BMl, code[..., None]], 2)
-        log_probs_BMV = self.heads[level](self.write(source, prefix_BMl)[:, :, -1]).float().log_softmax(-1)
-        return (source, prefix_BMl), log_probs_BMV.gather(2, codes_BMC.clamp(min=0))
+    ) -> tuple[Written, Tensor]:
+        """``tesserec.decoding.beam_search.Step``: log-softmax over all tokens, at the children."""
+        if level == 0:
+            last_BM = torch.zeros_like(nodes_BM, dtype=torch.int64)
+        else:
+            last_BM = self.trie.child_codes[level - 1][nodes_BM.clamp(min=0)].long() + self.starts[level - 1]
+        cache, logits_BMV = self.t5.write(cache, parents_BM, last_BM)
+        logits_BMV = logits_BMV.float()
+        logits_BMC = logits_BMV.gather(2, codes_BMC.clamp(min=0) + self.starts[level])
+        return cache, logits_BMC - logits_BMV.logsumexp(2, keepdim=True)
 
 
 @component
@@ -156,6 +132,8 @@ class TIGER:
     """Hashed user tokens; unknown users share one more."""
     num_beams: Annotated[int, Field(ge=1)] = 50
     """Beams of a request."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products of ``retrieve``; those of training are a setting of ``training``."""
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(epochs=100, batch_size=256, learning_rate=1e-3)
     )
@@ -209,8 +187,11 @@ class TIGER:
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` most probable items that a beam finds among those that the filters allow."""
         network = require_fitted(self._network, self)
-        batches = [requests.take(rows) for rows in requests.batches(64)] or [requests]
-        return Candidates.concatenate([self._retrieve(network, batch, k) for batch in batches])
+        order_B = torch.argsort(requests.history.lengths, stable=True)  # like lengths together: less padding
+        size = min(max(BEAMS_AT_ONCE // max(self.num_beams, k), 1), REQUESTS_AT_ONCE)
+        parts = [self._retrieve(network, requests.take(rows), k) for rows in torch.split(order_B, size)]
+        found, back_B = Candidates.concatenate(parts), torch.argsort(order_B)
+        return Candidates(found.items_BK[back_B], found.scores_BK[back_B])
 
     def state(self) -> ComponentState:
         """The weights."""
@@ -233,7 +214,7 @@ class TIGER:
             )
         trie = kept_trie(context.derived_folder, context.semantic_ids)
         with seeded(context.seed):
-            return _Network(self.model, context.semantic_ids, trie, self.max_length, self.num_user_tokens)
+            return _Network(self.model, context.semantic_ids, trie, self.num_user_tokens)
 
     def _examples(self, history: History, ends: Tensor) -> Examples:
         """The events at ``ends`` as targets, padded to the longest of their histories only."""
@@ -245,11 +226,16 @@ class TIGER:
         windows = windows_of(requests.history.positives(), self.max_length)
         user_B = torch.full((len(requests),), -1) if requests.user_B is None else requests.user_B
         hashed_B = torch.where(user_B < 0, self.num_user_tokens, user_B % self.num_user_tokens)
-        beams_wanted = max(self.num_beams, k)
         mask = TrieMask.of(network.trie, requests)
-        with torch.no_grad():
-            cache = (network.encode(windows.items_BT, hashed_B), torch.zeros(len(requests), 1, 0, dtype=torch.int64))
+        low = self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(network.users.weight.device.type, torch.bfloat16, enabled=low):
+            written = network.t5.begin(network.read(windows.items_BT, hashed_B))
             beams = beam_search(
-                network.step, cache, network.trie, num_requests=len(requests), num_beams=beams_wanted, mask=mask
+                network.step,
+                written,
+                network.trie,
+                num_requests=len(requests),
+                num_beams=max(self.num_beams, k),
+                mask=mask,
             )
         return dataclasses.replace(beams_to_items(beams, network.trie, k, mask), trace={})
