@@ -1,7 +1,9 @@
 """A trie on disk: built once for a table, memory-mapped afterwards.
 
+Paper: none.
 Adds: a derived file and a note of what it was made of and of its SHA-256: one that is missing, damaged or of another
     table is made again.
+Differs: nothing.
 Checked: tests/decoding/test_trie_file.py (maps the file, notices another table and damage).
 """
 

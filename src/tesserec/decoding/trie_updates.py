@@ -1,6 +1,8 @@
 """Items that come and go: a trie with or without them, bit for bit what a new one would be, without sorting anew.
 
+Paper: none; the merge of a sorted run into a sorted table.
 Adds: new items are placed by bisection and merged into the sorted codes, and one pass over those makes the arrays.
+Differs: no second trie beside the first one that every step would have to ask too.
 Checked: tests/decoding/test_trie_updates.py (rounds of insertion and removal equal a rebuild, hypothesis); tests/prove
     (100 rounds).
 
