@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tesserec.nn.linear import Linear, from_onednn, suits_onednn, to_onednn
+from tesserec.nn.onednn import Linear, from_onednn, suits_onednn, to_onednn
 from tesserec.nn.transformer import TransformerConfig
 
 __all__ = ["T5", "Source", "Written"]

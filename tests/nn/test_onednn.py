@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tesserec.nn.linear import Linear, from_onednn, suits_onednn, to_onednn
+from tesserec.nn.onednn import Linear, from_onednn, suits_onednn, to_onednn
 
 
 def linear(seed=0):
