@@ -44,7 +44,7 @@ FIGURES = (
     "decoding.mosaic_vs_hf_t5.beam50",
 )
 
-BATCH_SIZES = {10: (4, 16, 32, 64), 50: (1, 2, 4, 8, 16)}
+BATCH_SIZES = {10: (4, 8, 16, 32), 50: (1, 2, 4, 8, 16)}
 """Of Hugging Face's search, by its beams: the best one is in the middle."""
 THREADS = (1, 2)
 SHARPNESS = 0.25

@@ -17,12 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tesserec.nn.onednn import Linear, from_onednn, suits_onednn, to_onednn
 from tesserec.nn.transformer import TransformerConfig
 
 __all__ = ["T5", "Source", "Written"]
@@ -30,8 +30,6 @@ __all__ = ["T5", "Source", "Written"]
 NUM_BUCKETS, MAX_DISTANCE = 32, 128
 EPSILON = 1e-6
 """Of the norms."""
-FEW_ROWS = 24
-"""Rows from which on oneDNN's products are worth two copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,47 +158,6 @@ class T5(nn.Module):
         self.train(self.training)
 
 
-class Linear(nn.Linear):
-    """A matrix without a bias, whose float32 products are oneDNN's outside of training.
-
-    Those are twice as fast on AMD's processors as what torch uses else, if there are more than a few rows.
-    """
-
-    def __init__(self, inputs: int, outputs: int, std: float) -> None:
-        super().__init__(inputs, outputs, bias=False)
-        self._packed: Tensor | None = None
-        nn.init.normal_(self.weight, std=std)
-
-    def train(self, mode: bool = True) -> Linear:
-        """As of every module; what was kept of the weights before is forgotten."""
-        self._packed = None
-        super().train(mode)
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Of a copy: what is kept in oneDNN's own layout cannot be copied."""
-        return {**self.__dict__, "_packed": None}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product of the last axis with the matrix."""
-        if self.training or torch.is_grad_enabled() or not _suits_onednn(x):
-            return super().forward(x)
-        if self._packed is None:
-            self._packed = self.weight.to_mkldnn()
-        found = F.linear(x.flatten(0, -2).to_mkldnn(), self._packed).to_dense()
-        return found.view(*x.shape[:-1], self.out_features)
-
-
-def _suits_onednn(x: Tensor) -> bool:
-    return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.shape[:-1].numel() >= FEW_ROWS
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
 class _Layer(nn.Module):
     """Self-attention, cross-attention in a decoder, feed-forward; each normalised first and added."""
 
@@ -259,7 +216,10 @@ class _Layer(nn.Module):
 
     def feed(self, x_BTD: Tensor) -> Tensor:
         """The feed-forward half."""
-        out: Tensor = x_BTD + self.dropout(self.narrow(self.dropout(self.widen(self.feed_norm(x_BTD)).relu_())))
+        normed = self.feed_norm(x_BTD)
+        if not self.training and suits_onednn(normed):  # the wide states are neither copied nor made twice
+            return x_BTD + from_onednn(self.narrow(self.widen(to_onednn(normed)).relu_()), x_BTD.shape[:-1])
+        out: Tensor = x_BTD + self.dropout(self.narrow(self.dropout(self.widen(normed).relu_())))
         return out
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
