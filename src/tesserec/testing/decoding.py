@@ -11,12 +11,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tesserec.decoding.beam_search import Beams, beam_search, beams_to_items
 from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_mask import TrieMask
 from tesserec.decoding.trie_updates import with_items, without_items
-from tesserec.types import Filters, History, Ragged, Requests, SemanticIds
+from tesserec.types import Candidates, Filters, History, Ragged, Requests, SemanticIds
 
-__all__ = ["TableModel", "exhaustive", "random_requests", "random_semantic_ids", "updated_at_random"]
+__all__ = [
+    "MISTAKES",
+    "TableModel",
+    "count_mistakes",
+    "exhaustive",
+    "random_requests",
+    "random_semantic_ids",
+    "updated_at_random",
+]
+
+MISTAKES = ("illegal", "repeated", "filtered", "useless_beams")
+"""Ways in which a result may be wrong; a beam is useless that leads to nothing allowed."""
+NUM_REQUESTS = 64
+"""Of a random search."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +133,43 @@ def updated_at_random(
         gone_N = torch.rand(trie.num_items, generator=generator) < torch.rand(1, generator=generator)
         trie = without_items(trie, gone_N.nonzero().squeeze(1))
     return trie, semantic_ids
+
+
+def count_mistakes(target: int) -> dict[str, int]:
+    """Results of random searches until there are ``target``, and how many of them are wrong in each way.
+
+    Every search has a trie, a model, filters, beams and k of its own, drawn from its number.
+    """
+    counts = dict.fromkeys(("results", *MISTAKES, "runs"), 0)
+    while counts["results"] < target:
+        trie, requests, beams, found = _generated(counts["runs"])
+        given_BK = found.items_BK >= 0
+        rows, items = given_BK.nonzero()[:, 0], found.items_BK[given_BK]
+        in_catalog = items < trie.num_items
+        leaves = trie.paths_NL[items.clamp(max=trie.num_items - 1), -1:]
+        allowed_BN = allowed_items(requests, trie.num_items)
+        useful_BP = torch.zeros(len(requests), trie.num_nodes(trie.num_levels), dtype=torch.bool)
+        useful_BP[allowed_BN.nonzero()[:, 0], trie.paths_NL[allowed_BN.nonzero()[:, 1], -1]] = True
+        is_beam = beams.leaves_BM >= 0
+        counts["results"] += len(items)
+        counts["illegal"] += int((~in_catalog | ~(beams.leaves_BM[rows] == leaves).any(1)).sum())
+        counts["repeated"] += len(items) - len(torch.unique(rows * trie.num_items + items))
+        counts["filtered"] += int((~allowed_BN[rows, items]).sum())
+        counts["useless_beams"] += int((~useful_BP[is_beam.nonzero()[:, 0], beams.leaves_BM[is_beam]]).sum())
+        counts["runs"] += 1
+    return counts
+
+
+def _generated(seed: int) -> tuple[Trie, Requests, Beams, Candidates]:
+    """(trie, requests, beams, candidates) of a random model on a random trie with random filters."""
+    generator = torch.Generator().manual_seed(seed)
+    num_levels, num_items, num_beams, k = (
+        int(torch.randint(low, high, (1,), generator=generator)) for low, high in ((1, 5), (1, 400), (1, 41), (1, 41))
+    )
+    sizes = tuple(torch.randint(1, 13, (num_levels,), generator=generator).tolist())
+    trie = Trie.build(random_semantic_ids(num_items, sizes, generator))
+    requests = random_requests(NUM_REQUESTS, num_items, generator)
+    step = TableModel.random(trie, NUM_REQUESTS, generator, ties=seed % 4 == 0)
+    mask = TrieMask.of(trie, requests)
+    beams = beam_search(step, (), trie, num_requests=NUM_REQUESTS, num_beams=num_beams, mask=mask)
+    return trie, requests, beams, beams_to_items(beams, trie, k, mask)
