@@ -173,6 +173,12 @@ def test_numbers(value, text):
     assert docs.number(value) == text
 
 
+def test_a_figure_of_uncommitted_code_is_no_result(root, capsys):
+    write(root, "benchmarks/results/area.jsonl", line("area.x", 1.0) + line("area.y", 2.0, commit="abc-dirty"))
+    assert docs.main(["--check"], root) == 1
+    assert "benchmarks/results/area.jsonl:2: measured with changes that no commit holds" in capsys.readouterr().err
+
+
 def test_the_page_of_decoding_shows_costs_by_size_and_other_figures(root):
     assert docs.main([], root) == 0
     page = root / "docs" / "decoding.md"

@@ -219,7 +219,7 @@ def methods_page(methods: Iterable[Method]) -> str:
 
 
 def read_results(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The latest line of every figure, by name, and a ``path:line: message`` for lines that cannot be read.
+    """The latest line of every figure, by name, and a ``path:line: message`` for lines that are no results.
 
     Figures of tokenizers are not among them: that file is generated too.
     """
@@ -228,12 +228,14 @@ def read_results(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     generated = root / semantic_ids.FIGURES_FILE
     for path in sorted(set((root / "benchmarks" / "results").glob("*.jsonl")) - {generated}):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            where = f"{path.relative_to(root).as_posix()}:{number}"
             try:
                 figure = json.loads(line)
                 latest[figure["figure"]] = figure
+                if figure["commit"].endswith("-dirty"):
+                    problems.append(f"{where}: measured with changes that no commit holds: commit, and measure again")
             except (ValueError, KeyError, TypeError) as error:
-                where = path.relative_to(root).as_posix()
-                problems.append(f"{where}:{number}: not a figure as benchmarks/_record.py writes it: {error!r}")
+                problems.append(f"{where}: not a figure as benchmarks/_record.py writes it: {error!r}")
     return dict(sorted(latest.items())), problems
 
 
