@@ -1,4 +1,4 @@
-"""What a search costs when 99.9 % of ten million items are masked at random, the making of the mask included."""
+"""What a search of ten million items costs: 99.9 % of them masked, the making of the mask included; against fewer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from tesserec.retrievers.tiger import _Network
 from tesserec.training.measure import Measured
 from tesserec.types import Candidates, Filters, History, Requests, SemanticIds
 
-FIGURES = ("decoding.mask_99_9.cost", "decoding.mask_99_9.cost_of_one_request")
+FIGURES = (
+    "decoding.mask_99_9.cost",
+    "decoding.mask_99_9.cost_of_one_request",
+    "decoding.growth_of_search.10k_to_10m",
+)
 
+FEW_ITEMS = 10_000
 NUM_ITEMS, NUM_LEVELS, NUM_CODES = 10_000_000, 4, 256
 NUM_BEAMS = K = 50
 SHARE = 0.001
@@ -29,6 +34,11 @@ PROTOCOL = (
     "available, drawn at random: from the flags to 50 items each, the mask made anew for every batch; against the same "
     "search without a mask; {threads} threads; both in turn; median, smallest and largest ratio of n rounds; median "
     "{masked:.0f} and {free:.0f} ms; every list was full and legal"
+)
+GROWTH_PROTOCOL = (
+    "T5 of the paper's shape, untrained; one request of 20 items, 50 beams, from the history to 50 items; {threads} "
+    "threads; both sizes in turn; median, smallest and largest of the rounds' ratios of medians of 10; median {many:.1f} "
+    "and {few:.1f} ms"
 )
 
 
@@ -41,10 +51,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     generator = torch.Generator().manual_seed(SEED)
-    codes_NL = torch.randint(NUM_CODES, (given.items, NUM_LEVELS), generator=generator, dtype=torch.int16)
-    table = SemanticIds(codes_NL, (NUM_CODES,) * NUM_LEVELS, "random")
-    torch.manual_seed(SEED)
-    search = Search(table)
+    search = Search(given.items)
+    grown(search, given.rounds, given.threads, is_result=given.items == NUM_ITEMS)
     for num_requests, name in ((NUM_REQUESTS, "cost"), (1, "cost_of_one_request")):
         times: dict[str, list[float]] = {"free": [], "masked": []}
         with Measured() as cost:
@@ -80,10 +88,49 @@ def main() -> None:
             )
 
 
+def grown(search: Search, rounds: int, threads: int, *, is_result: bool) -> None:
+    """Time a request of many items beside the same one of few."""
+    small = Search(FEW_ITEMS)
+    generator = torch.Generator().manual_seed(SEED)
+    times: dict[str, list[float]] = {"few": [], "many": []}
+    with Measured() as cost:
+        for _ in range(10 + 10 * rounds):
+            items_BH = torch.randint(FEW_ITEMS, (1, LENGTH), generator=generator)
+            times["few"].append(timed(small, items_BH, None))
+            times["many"].append(timed(search, items_BH, None))
+    few, many = (times[name][10:] for name in ("few", "many"))
+    ratios = [
+        statistics.median(many[start : start + 10]) / statistics.median(few[start : start + 10])
+        for start in range(0, len(many), 10)
+    ]
+    protocol = GROWTH_PROTOCOL.format(
+        threads=threads, many=1e3 * statistics.median(many), few=1e3 * statistics.median(few)
+    )
+    print(f"growth of a search: {statistics.median(ratios):.2f}\n{protocol}", flush=True)
+    if is_result:
+        record(
+            "decoding.growth_of_search.10k_to_10m",
+            statistics.median(ratios),
+            "ratio",
+            low=min(ratios),
+            high=max(ratios),
+            n=len(ratios),
+            against="the same request among 10 thousand items",
+            dataset=f"random codes {NUM_LEVELS} x {NUM_CODES}",
+            protocol=protocol,
+            seeds=(SEED,),
+            peak_rss_bytes=cost.peak_rss_bytes,
+        )
+
+
 class Search:
     """An untrained TIGER of many items, without a catalogue."""
 
-    def __init__(self, table: SemanticIds) -> None:
+    def __init__(self, num_items: int) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        codes_NL = torch.randint(NUM_CODES, (num_items, NUM_LEVELS), generator=generator, dtype=torch.int16)
+        table = SemanticIds(codes_NL, (NUM_CODES,) * NUM_LEVELS, "random")
+        torch.manual_seed(SEED)
         self.trie = Trie.build(table)
         self.network = _Network(TIGER_SHAPE, table, self.trie, 1).eval()
 
