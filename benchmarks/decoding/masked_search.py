@@ -37,8 +37,8 @@ PROTOCOL = (
 )
 GROWTH_PROTOCOL = (
     "T5 of the paper's shape, untrained; one request of 20 items, 50 beams, from the history to 50 items; {threads} "
-    "threads; both sizes in turn; median, smallest and largest of the rounds' ratios of medians of 10; median {many:.1f} "
-    "and {few:.1f} ms"
+    "threads; both sizes in turn; median, smallest and largest of the rounds' ratios of medians of 10; median "
+    "{many:.1f} and {few:.1f} ms"
 )
 
 
