@@ -9,6 +9,7 @@ from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import DataError, ResourceError
+from tesserec.semantic_ids.namespaces import Namespaces
 from tesserec.testing.data import requests_of
 from tesserec.testing.decoding import TableModel, exhaustive, random_requests, random_semantic_ids
 from tesserec.types import SemanticIds
@@ -195,6 +196,19 @@ def test_scores_of_items_order_a_bucket_or_are_fused():
     assert fused.trace["codes"].tolist() == [[[0, 1], [1, 0], [1, 2], [0, 1]]]
     with pytest.raises(ValueError, match=r"^fusion adds scores of items: give item_scores$"):
         beams_to_items(beams, TRIE, 4, fusion=Fusion())
+
+
+def test_domains_share_one_automaton_and_a_prompt_keeps_to_one():
+    generator = torch.Generator().manual_seed(0)
+    domain_N = torch.tensor([0, 1] * 20)
+    tables = [random_semantic_ids(20, (3, 3), generator) for _ in range(2)]
+    trie = Trie.build(Namespaces.of(tables).join(tables, domain_N))
+    step = TableModel.random(trie, 2, generator)
+    prompts = torch.tensor([[0], [1]])  # the code in front is the domain's
+    beams = beam_search(step, (), trie, num_requests=2, num_beams=40, prompts_Bl=prompts)
+    found = beams_to_items(beams, trie, 40).items_BK
+    for row in range(2):
+        assert sorted(found[row][found[row] >= 0].tolist()) == (domain_N == row).nonzero().squeeze(1).tolist()
 
 
 def test_a_search_beyond_its_memory_says_what_fits():
