@@ -58,7 +58,7 @@ def test_exclusions_and_unavailable_items_together_close_a_bucket():
 
 
 def test_a_filter_of_another_catalog_is_refused():
-    with pytest.raises(DataError, match=r"available_N has shape \(6,\), expected \(7,\)"):
+    with pytest.raises(DataError, match=r"available_N has shape \(6,\) and type torch.bool, expected \(7,\)"):
         TrieMask.of(TRIE, requests_of([[]], available=[True] * 6))
 
 
