@@ -282,3 +282,12 @@ def test_narrow_beams_equal_a_search_over_lists(num_items, sizes, seed, ties):
         padding = num_beams - len(expected)
         assert found.leaves_BM[row].tolist() == [path[-1] for _, path in expected] + [-1] * padding
         assert found.log_probs_BM[row].tolist() == [float(score) for score, _ in expected] + [-INF] * padding
+
+
+def test_a_mask_of_other_requests_is_refused():
+    mask = TrieMask.of(TRIE, requests_of([[]]))
+    with pytest.raises(DataError, match=r"^the mask is of 1 requests, the search of 2"):
+        beam_search(model([0.0, 0.0], [0.0] * 4, rows=2), (), TRIE, num_requests=2, num_beams=2, mask=mask)
+    beams = search(model([0.0, 0.0], [0.0] * 4, rows=2), 2, num_requests=2)
+    with pytest.raises(DataError, match=r"^the mask is of 1 requests, the search of 2"):
+        beams_to_items(beams, TRIE, 2, mask)

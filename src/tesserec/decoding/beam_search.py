@@ -84,8 +84,9 @@ def beam_search(  # options of one search
 
     With at least as many beams as leaves the result is exact. No tuple occurs twice, none is outside the trie or
     without an item that ``mask`` allows, and there are ``num_beams`` where so many are allowed. The tuples of a request
-    begin with its row of ``prompts_Bl`` (int64, −1 for "any" at the end). Raises ``ValueError`` for ``num_beams``
-    below 1, and ``ResourceError`` where beams and their continuations may need more than ``max_bytes``.
+    begin with its row of ``prompts_Bl`` (int64, −1 for "any" at the end; in the order in which the trie fills levels).
+    Raises ``ValueError`` for ``num_beams`` below 1, ``DataError`` for a mask or prompts that are not of this trie and
+    these requests, and ``ResourceError`` where beams and their continuations may need more than ``max_bytes``.
     """
     check_size(trie, num_requests, num_beams, max_bytes)
     frontier = Frontier(step, cache, trie, num_requests, mask, distribution or Distribution(), prompts_Bl)
@@ -125,6 +126,8 @@ def beams_to_items(
     if fusion is not None and item_scores is None:
         raise ValueError("fusion adds scores of items: give item_scores")
     num_requests = len(beams.leaves_BM)
+    if mask is not None:
+        mask.check(trie, num_requests)
     row_Y, beam_Y = (beams.leaves_BM >= 0).nonzero(as_tuple=True)
     leaf_X, place_X = trie.places_of(beams.leaves_BM[row_Y, beam_Y])
     row_X, beam_X = row_Y[leaf_X], beam_Y[leaf_X]

@@ -97,6 +97,8 @@ class Frontier(Generic[Cache]):
         """``prompts_Bl`` are codes with which the tuples of each request begin; −1 at the end of shorter ones."""
         if prompts_Bl is not None:
             _check_prompts(prompts_Bl, num_requests, trie)
+        if mask is not None:
+            mask.check(trie, num_requests)
         self.step, self.cache, self.trie, self.mask = step, cache, trie, mask
         self.distribution, self.prompts_Bl = distribution, prompts_Bl
         self.level = 0
