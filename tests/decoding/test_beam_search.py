@@ -206,6 +206,8 @@ def test_a_search_beyond_its_memory_says_what_fits():
         beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=room)
     with pytest.raises(ResourceError, match=r"search for at most 6 beams, one request$"):
         beam_search(step, (), TRIE, num_requests=4, num_beams=7, max_bytes=room)
+    with pytest.raises(ResourceError, match=r"max_bytes is 111: give at least 112, for one beam of one request$"):
+        beam_search(step, (), TRIE, num_requests=4, num_beams=7, max_bytes=111)
     assert len(beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=2 * room).leaves_BM) == 4
 
 

@@ -147,17 +147,26 @@ def _check_prompts(prompts_Bl: Tensor, num_requests: int, trie: Trie) -> None:
         raise DataError("a prompt has a code behind a −1: give the first codes of a tuple, and −1 only at the end")
 
 
-def check_size(trie: Trie, num_requests: int, num_beams: int, max_bytes: int | None) -> None:
-    """Raise ``ResourceError`` where a search may hold more than ``max_bytes`` at once, with a size that fits."""
+def check_size(trie: Trie, num_requests: int, num_beams: int, max_bytes: int | None, *, num_spare: int = 0) -> None:
+    """Raise ``ResourceError`` where a search may hold more than ``max_bytes`` at once, with a size that fits.
+
+    ``num_spare`` beams are held beside those that are asked for.
+    """
     if num_beams < 1:
         raise ValueError(f"num_beams = {num_beams}: search with at least one beam")
     a_beam = max(trie.max_branching, default=1) * BYTES_A_CONTINUATION
-    wanted = num_requests * num_beams * a_beam
+    a_request = (num_beams + num_spare) * a_beam
+    wanted = num_requests * a_request
     if max_bytes is None or wanted <= max_bytes:
         return
-    fits = max_bytes // a_beam
-    rows = f"{fits // num_beams} requests at a time" if fits >= num_beams else f"at most {fits} beams, one request"
+    beams = max_bytes // a_beam - num_spare
+    if max_bytes >= a_request:
+        remedy = f"search for {max_bytes // a_request} requests at a time"
+    elif beams >= 1:
+        remedy = f"search for at most {beams} beams, one request"
+    else:
+        remedy = f"give at least {a_beam * (1 + num_spare):,}, for one beam of one request"
     raise ResourceError(
         f"{num_requests} requests × {num_beams} beams hold up to {wanted:,} bytes beside the model, "
-        f"max_bytes is {max_bytes:,}: search for {rows}"
+        f"max_bytes is {max_bytes:,}: {remedy}"
     )
