@@ -8,6 +8,7 @@ from tesserec.decoding.frontier import Distribution
 from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
+from tesserec.decoding.trie_updates import without_items
 from tesserec.errors import DataError, ResourceError
 from tesserec.testing.data import requests_of
 from tesserec.testing.decoding import TableModel, exhaustive, random_requests, random_semantic_ids
@@ -133,6 +134,39 @@ def test_prompts_are_the_beginning_of_what_is_found():
         beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts[:2])
     with pytest.raises(DataError, match=r"^a prompt has a code behind a −1"):
         beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts.flip(1))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([2], "^a prompt has code 2 at place 0: give codes of level 0, 0 to 1, or −1 for any$"),
+        ([0, 3], "^a prompt has code 3 at place 1: give codes of level 1, 0 to 2, or −1 for any$"),
+        ([-2], "^a prompt has code -2 at place 0: "),
+        ([0.0], "^prompts_Bl has type torch.float32: give codes, int64$"),
+    ],
+)
+def test_prompts_of_no_code_are_refused(prompt, message):
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+    with pytest.raises(DataError, match=message):
+        beam_search(step, (), TRIE, num_requests=1, num_beams=4, prompts_Bl=torch.tensor([prompt]))
+
+
+def test_prompts_are_in_the_order_in_which_levels_are_filled():
+    trie = Trie.build(SemanticIds(torch.tensor([[0, 2], [1, 1], [1, 2]]), (2, 3), "test"), order=(1, 0))
+    step = TableModel.random(trie, 1, torch.Generator().manual_seed(0))
+    found = beam_search(step, (), trie, num_requests=1, num_beams=4, prompts_Bl=torch.tensor([[2]]))
+    assert sorted(found.codes_BML[0].tolist()) == [[-1, -1], [-1, -1], [0, 2], [1, 2]]
+
+
+def test_a_step_gives_one_number_a_child():
+    with pytest.raises(AssertionError, match=r"^a step must give one log-probability a child$"):
+        beam_search(lambda *_: (None, torch.zeros(1, 1, 1)), None, TRIE, num_requests=1, num_beams=2)
+
+
+def test_a_trie_without_items_is_refused():
+    empty = without_items(TRIE, torch.arange(5))
+    with pytest.raises(DataError, match=r"^the trie has no items: add some with with_items"):
+        beam_search(lambda *_: (None, torch.zeros(1, 1, 0)), None, empty, num_requests=1, num_beams=2)
 
 
 def test_the_normalizer_is_chosen():

@@ -51,7 +51,7 @@ class Distribution:
     normalizer: Literal["model", "tree", "allowed"] = "model"
     """Over what the probabilities of a prefix's continuations sum to one: what the model says (its whole codebook, or
     the children in the tree); the children in the tree, which filters do not change; or those that filters allow."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-6)] = 1.0
     """Divides logarithms before they are normalised: below 1 sharper, above 1 flatter."""
     nucleus: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Only the fewest children that together have this probability are left (top-p)."""
@@ -95,6 +95,7 @@ class Frontier(Generic[Cache]):
         prompts_Bl: Tensor | None,
     ) -> None:
         """``prompts_Bl`` are codes with which the tuples of each request begin; −1 at the end of shorter ones."""
+        trie.require_items()
         if prompts_Bl is not None:
             _check_prompts(prompts_Bl, num_requests, trie)
         if mask is not None:
@@ -119,6 +120,7 @@ class Frontier(Generic[Cache]):
         self.cache, said_BMC = self.step(
             self.cache, self.level, self._parents_BM, self.nodes_BM, children_BMC, codes_BMC
         )
+        assert said_BMC.shape == children_BMC.shape, "a step must give one log-probability a child"
         exist_BMC = children_BMC >= 0
         legal_BMC = exist_BMC if self.mask is None else self.mask.allows(self.level, children_BMC)
         if self.prompts_Bl is not None and self.level < self.prompts_Bl.shape[1]:
@@ -143,6 +145,15 @@ def _check_prompts(prompts_Bl: Tensor, num_requests: int, trie: Trie) -> None:
             f"prompts_Bl has shape {tuple(prompts_Bl.shape)}: "
             f"give {num_requests} rows of at most {trie.num_levels} codes"
         )
+    if prompts_Bl.is_floating_point():
+        raise DataError(f"prompts_Bl has type {prompts_Bl.dtype}: give codes, int64")
+    for depth, level in enumerate(trie.order[: prompts_Bl.shape[1]]):
+        wrong = prompts_Bl[:, depth][(prompts_Bl[:, depth] < -1) | (prompts_Bl[:, depth] >= trie.codebook_sizes[level])]
+        if len(wrong):
+            raise DataError(
+                f"a prompt has code {int(wrong[0])} at place {depth}: give codes of level {level}, "
+                f"0 to {trie.codebook_sizes[level] - 1}, or −1 for any"
+            )
     if bool(((prompts_Bl[:, 1:] >= 0) & (prompts_Bl[:, :-1] < 0)).any()):
         raise DataError("a prompt has a code behind a −1: give the first codes of a tuple, and −1 only at the end")
 
