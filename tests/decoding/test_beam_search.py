@@ -231,6 +231,48 @@ def test_scores_of_items_order_a_bucket_or_are_fused():
         beams_to_items(beams, TRIE, 4, fusion=Fusion())
 
 
+def test_a_bonus_of_minus_infinity_closes_what_it_is_given_to():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+
+    def bonus(level, children):
+        return torch.where((level == 1) & (children == 2), -INF, 0.0)
+
+    found = beam_search(step, (), TRIE, num_requests=1, num_beams=4, bonus=bonus)
+    assert found.leaves_BM.tolist() == [[1, 3, 0, -1]]
+    assert found.log_probs_BM.tolist() == [[-2.5, -2.75, -4.0, -INF]]
+    assert beams_to_items(found, TRIE, 9).items_BK.tolist() == [[0, 4, 2, 1] + [-1] * 5]
+    for number in (torch.nan, INF):
+        with pytest.raises(
+            DataError, match=r"^a bonus gives NaN or inf: give numbers, or −inf for what is not wanted$"
+        ):
+            beam_search(
+                step,
+                (),
+                TRIE,
+                num_requests=1,
+                num_beams=2,
+                bonus=lambda _, children, number=number: children.float() + number,
+            )
+    with pytest.raises(DataError, match=r"^a bonus gives shape \(2, 2\), expected \(1, 2\): give one number each$"):
+        beam_search(step, (), TRIE, num_requests=1, num_beams=2, bonus=lambda *_: torch.zeros(2, 1, 2))
+
+
+def test_scores_of_items_that_order_nothing_are_refused_and_infinity_leaves_out():
+    beams = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 3)  # items 3 · 0 4 · 2
+
+    def without_3(rows, items):
+        return torch.where(items == 3, -INF, items.double())
+
+    assert beams_to_items(beams, TRIE, 4, item_scores=without_3).items_BK.tolist() == [[3, 4, 0, 2]]
+    for fusion in (Fusion(), Fusion(item_weight=0.0)):
+        found = beams_to_items(beams, TRIE, 4, item_scores=without_3, fusion=fusion)
+        assert sorted(found.items_BK[0].tolist()) == [-1, 0, 2, 4]
+    with pytest.raises(DataError, match=r"^item_scores give shape \(1,\), expected \(4,\): give one number each$"):
+        beams_to_items(beams, TRIE, 4, item_scores=lambda *_: torch.zeros(1))
+    with pytest.raises(DataError, match=r"^item_scores give NaN or inf: give numbers"):
+        beams_to_items(beams, TRIE, 4, item_scores=lambda _, items: items + torch.nan)
+
+
 def test_a_search_beyond_its_memory_says_what_fits():
     step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=4)
     room = 2 * 3 * 56 * 2  # requests × beams × bytes × children
