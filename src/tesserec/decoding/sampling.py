@@ -44,10 +44,11 @@ def stochastic_beam_search(  # options of one search
 ) -> Beams:
     """``num_beams`` distinct code tuples of each request, drawn without replacement by their probabilities.
 
-    They are sorted by their perturbed log-probability, which is their score: a shorter sample is the beginning of a
-    longer one. ``inclusion_BM`` is the probability of each tuple to be in the sample given the threshold, the best
-    perturbed value outside: the sum over the sample of f · p / inclusion estimates the mean of f without bias. It is 1
-    where all tuples are in. Raises as ``beam_search`` does, and ``ValueError`` for a normalizer other than "allowed".
+    ``generator`` is on the trie's device. Tuples are sorted by their perturbed log-probability, which is their score: a
+    shorter sample is the beginning of a longer one. ``inclusion_BM`` is the probability of each tuple to be in the
+    sample given the threshold, the best perturbed value outside: the sum over the sample of f · p / inclusion estimates
+    the mean of f without bias. It is 1 where all tuples are in. Raises as ``beam_search`` does, and ``ValueError`` for
+    a normalizer other than "allowed".
     """
     _check_normalizer(distribution)
     check_size(trie, num_requests, num_beams, max_bytes, num_spare=1)
