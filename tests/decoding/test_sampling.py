@@ -82,6 +82,18 @@ def test_a_sample_of_everything_includes_all_with_certainty(search):
     assert bool((found.leaves_BM[:, 5:] == -1).all())
 
 
+@pytest.mark.parametrize("num_beams", [1, 2, 3, 5, 9])
+def test_more_beams_than_there_are_tuples_are_padded(num_beams):
+    trie = Trie.build(SemanticIds(torch.tensor([[0], [1]]), (2,), "test"))
+    step = TableModel(trie, (torch.tensor([[0.5, 0.5]]).log(),))
+    found = stochastic_beam_search(
+        step, (), trie, num_requests=1, num_beams=num_beams, generator=torch.Generator().manual_seed(0)
+    )
+    assert sorted(found.leaves_BM[0].tolist()) == sorted([0, 1] + [-1] * (num_beams - 2)) or num_beams == 1
+    assert (found.inclusion_BM[0, :2].tolist() == [1, 1]) == (num_beams > 1)
+    assert found.inclusion_BM[0, 2:].tolist() == [0] * (num_beams - 2)
+
+
 def test_independent_draws_have_the_probability_to_be_drawn_at_least_once():
     found = sampled(sample_independently, 3)
     expected = [1 - (1 - p) ** 3 for p in PROBABILITY]

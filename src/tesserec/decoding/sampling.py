@@ -63,9 +63,8 @@ def stochastic_beam_search(  # options of one search
         picks_BM = perturbed_BX.topk(min(num_beams + 1, perturbed_BX.shape[1]), dim=1).indices
         perturbed_BM = perturbed_BX.gather(1, picks_BM)
         frontier.keep(picks_BM, log_probs_BX.gather(1, picks_BM))
-    threshold_B1 = F.pad(perturbed_BM, (0, 1), value=-torch.inf)[:, num_beams : num_beams + 1]
-    if perturbed_BM.shape[1] <= num_beams:
-        threshold_B1 = torch.full_like(threshold_B1, -torch.inf)
+    missing = max(0, num_beams + 1 - perturbed_BM.shape[1])
+    threshold_B1 = F.pad(perturbed_BM, (0, missing), value=-torch.inf)[:, -1:]
     inclusion_BM = -torch.expm1(-torch.exp(frontier.log_probs_BM - threshold_B1))
     inclusion_BM = torch.where(threshold_B1 == -torch.inf, 1.0, inclusion_BM).masked_fill(frontier.nodes_BM < 0, 0)
     return sorted_beams(trie, frontier.nodes_BM, frontier.log_probs_BM, perturbed_BM, num_beams, inclusion_BM)
