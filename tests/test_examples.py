@@ -11,7 +11,7 @@ SHOWN = {
     "data": "after cup and tea, what next? jam\n",
     "embedders": "CooccurrenceSVD (3775, 64) \n    WHITE HANGING HEART T-LIGHT HOLDER",
     "semantic_ids": "100.0% unique",
-    "decoding": "tensor([[2, 4, 1],\n        [5, 2, 1]])\n",
+    "decoding": "best: [[2, 4, 1], [5, 2, 1]]\n",
     "language_model": "tensor([3, 0])\n[[2, 0], [0, 1], [1, 1]]\n",
     "retrievers": "GREEN REGENCY TEACUP AND SAUCER",
     "evaluation": "num_requests=1168",

@@ -88,6 +88,8 @@ def test_embeddings_are_finite_matrices():
 
 
 def test_semantic_ids_stay_inside_their_codebooks():
+    with pytest.raises(DataError, match=r"^codes_NL has type torch.float32: codes are integers$"):
+        SemanticIds(torch.zeros(1, 2), (2, 2), "v1")
     with pytest.raises(DataError, match=r"codes_NL has shape \(1, 3\), expected \[items, 2\]"):
         SemanticIds(torch.zeros(1, 3, dtype=torch.int64), (2, 2), "v")
     with pytest.raises(DataError, match=r"level 1 has codes in \[0, 5\], legal: \[0, 3\]"):

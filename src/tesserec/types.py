@@ -334,6 +334,8 @@ class SemanticIds:
             raise DataError(
                 f"codes_NL has shape {tuple(self.codes_NL.shape)}, expected [items, {len(self.codebook_sizes)}]"
             )
+        if self.codes_NL.is_floating_point():
+            raise DataError(f"codes_NL has type {self.codes_NL.dtype}: codes are integers")
         for level, size in enumerate(self.codebook_sizes):
             column = self.codes_NL[:, level]
             if len(column) and not (int(column.min()) >= 0 and int(column.max()) < size):

@@ -8,6 +8,7 @@ from tesserec.decoding.frontier import Distribution
 from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
+from tesserec.decoding.trie_updates import without_items
 from tesserec.errors import DataError, ResourceError
 from tesserec.semantic_ids.namespaces import Namespaces
 from tesserec.testing.data import requests_of
@@ -136,6 +137,39 @@ def test_prompts_are_the_beginning_of_what_is_found():
         beam_search(step, (), TRIE, num_requests=3, num_beams=4, prompts_Bl=prompts.flip(1))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([2], "^a prompt has code 2 at place 0: give codes of level 0, 0 to 1, or −1 for any$"),
+        ([0, 3], "^a prompt has code 3 at place 1: give codes of level 1, 0 to 2, or −1 for any$"),
+        ([-2], "^a prompt has code -2 at place 0: "),
+        ([0.0], "^prompts_Bl has type torch.float32: give codes, int64$"),
+    ],
+)
+def test_prompts_of_no_code_are_refused(prompt, message):
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+    with pytest.raises(DataError, match=message):
+        beam_search(step, (), TRIE, num_requests=1, num_beams=4, prompts_Bl=torch.tensor([prompt]))
+
+
+def test_prompts_are_in_the_order_in_which_levels_are_filled():
+    trie = Trie.build(SemanticIds(torch.tensor([[0, 2], [1, 1], [1, 2]]), (2, 3), "test"), order=(1, 0))
+    step = TableModel.random(trie, 1, torch.Generator().manual_seed(0))
+    found = beam_search(step, (), trie, num_requests=1, num_beams=4, prompts_Bl=torch.tensor([[2]]))
+    assert sorted(found.codes_BML[0].tolist()) == [[-1, -1], [-1, -1], [0, 2], [1, 2]]
+
+
+def test_a_step_gives_one_number_a_child():
+    with pytest.raises(AssertionError, match=r"^a step must give one log-probability a child$"):
+        beam_search(lambda *_: (None, torch.zeros(1, 1, 1)), None, TRIE, num_requests=1, num_beams=2)
+
+
+def test_a_trie_without_items_is_refused():
+    empty = without_items(TRIE, torch.arange(5))
+    with pytest.raises(DataError, match=r"^the trie has no items: add some with with_items"):
+        beam_search(lambda *_: (None, torch.zeros(1, 1, 0)), None, empty, num_requests=1, num_beams=2)
+
+
 def test_the_normalizer_is_chosen():
     step = model([-1.0, -1.0], [-1.0, -2.0, -3.0, -3.0])
     requests = requests_of([[]], available=[True, False, True, True, True])  # closes leaf 0
@@ -211,6 +245,48 @@ def test_domains_share_one_automaton_and_a_prompt_keeps_to_one():
         assert sorted(found[row][found[row] >= 0].tolist()) == (domain_N == row).nonzero().squeeze(1).tolist()
 
 
+def test_a_bonus_of_minus_infinity_closes_what_it_is_given_to():
+    step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75])
+
+    def bonus(level, children):
+        return torch.where((level == 1) & (children == 2), -INF, 0.0)
+
+    found = beam_search(step, (), TRIE, num_requests=1, num_beams=4, bonus=bonus)
+    assert found.leaves_BM.tolist() == [[1, 3, 0, -1]]
+    assert found.log_probs_BM.tolist() == [[-2.5, -2.75, -4.0, -INF]]
+    assert beams_to_items(found, TRIE, 9).items_BK.tolist() == [[0, 4, 2, 1] + [-1] * 5]
+    for number in (torch.nan, INF):
+        with pytest.raises(
+            DataError, match=r"^a bonus gives NaN or inf: give numbers, or −inf for what is not wanted$"
+        ):
+            beam_search(
+                step,
+                (),
+                TRIE,
+                num_requests=1,
+                num_beams=2,
+                bonus=lambda _, children, number=number: children.float() + number,
+            )
+    with pytest.raises(DataError, match=r"^a bonus gives shape \(2, 2\), expected \(1, 2\): give one number each$"):
+        beam_search(step, (), TRIE, num_requests=1, num_beams=2, bonus=lambda *_: torch.zeros(2, 1, 2))
+
+
+def test_scores_of_items_that_order_nothing_are_refused_and_infinity_leaves_out():
+    beams = search(model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75]), 3)  # items 3 · 0 4 · 2
+
+    def without_3(rows, items):
+        return torch.where(items == 3, -INF, items.double())
+
+    assert beams_to_items(beams, TRIE, 4, item_scores=without_3).items_BK.tolist() == [[3, 4, 0, 2]]
+    for fusion in (Fusion(), Fusion(item_weight=0.0)):
+        found = beams_to_items(beams, TRIE, 4, item_scores=without_3, fusion=fusion)
+        assert sorted(found.items_BK[0].tolist()) == [-1, 0, 2, 4]
+    with pytest.raises(DataError, match=r"^item_scores give shape \(1,\), expected \(4,\): give one number each$"):
+        beams_to_items(beams, TRIE, 4, item_scores=lambda *_: torch.zeros(1))
+    with pytest.raises(DataError, match=r"^item_scores give NaN or inf: give numbers"):
+        beams_to_items(beams, TRIE, 4, item_scores=lambda _, items: items + torch.nan)
+
+
 def test_a_search_beyond_its_memory_says_what_fits():
     step = model([-1.0, -2.0], [-3.0, -1.5, -0.25, -0.75], rows=4)
     room = 2 * 3 * 56 * 2  # requests × beams × bytes × children
@@ -220,6 +296,8 @@ def test_a_search_beyond_its_memory_says_what_fits():
         beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=room)
     with pytest.raises(ResourceError, match=r"search for at most 6 beams, one request$"):
         beam_search(step, (), TRIE, num_requests=4, num_beams=7, max_bytes=room)
+    with pytest.raises(ResourceError, match=r"max_bytes is 111: give at least 112, for one beam of one request$"):
+        beam_search(step, (), TRIE, num_requests=4, num_beams=7, max_bytes=111)
     assert len(beam_search(step, (), TRIE, num_requests=4, num_beams=3, max_bytes=2 * room).leaves_BM) == 4
 
 
@@ -296,3 +374,12 @@ def test_narrow_beams_equal_a_search_over_lists(num_items, sizes, seed, ties):
         padding = num_beams - len(expected)
         assert found.leaves_BM[row].tolist() == [path[-1] for _, path in expected] + [-1] * padding
         assert found.log_probs_BM[row].tolist() == [float(score) for score, _ in expected] + [-INF] * padding
+
+
+def test_a_mask_of_other_requests_is_refused():
+    mask = TrieMask.of(TRIE, requests_of([[]]))
+    with pytest.raises(DataError, match=r"^the mask is of 1 requests, the search of 2"):
+        beam_search(model([0.0, 0.0], [0.0] * 4, rows=2), (), TRIE, num_requests=2, num_beams=2, mask=mask)
+    beams = search(model([0.0, 0.0], [0.0] * 4, rows=2), 2, num_requests=2)
+    with pytest.raises(DataError, match=r"^the mask is of 1 requests, the search of 2"):
+        beams_to_items(beams, TRIE, 2, mask)

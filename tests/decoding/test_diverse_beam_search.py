@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,7 +76,7 @@ def test_a_penalty_spreads_the_first_codes():
     assert all(len(set(codes)) == 6 for codes in found.codes_BML[:, :, 0].tolist())
 
 
-@pytest.mark.parametrize(("num_groups", "penalty"), [(0, 1.0), (4, 1.0), (2, -0.5)])
+@pytest.mark.parametrize(("num_groups", "penalty"), [(0, 1.0), (4, 1.0), (2, -0.5), (2, math.inf), (2, math.nan)])
 def test_wrong_groups_are_refused(num_groups, penalty):
     trie, step = case(5, (2, 2), 0)
     with pytest.raises(ValueError, match=rf"^6 beams in {num_groups} groups with penalty {penalty}: give groups that"):

@@ -114,6 +114,14 @@ def test_the_prompt_is_kept_once_whatever_the_number_of_beams():
         assert layer.keys.shape[:3] == (4, 1, 11 + sum(first))
 
 
+def test_a_reading_is_for_one_search():
+    step = LanguageModelStep(tiny_model("llama", 30), TRIE, SPACE)
+    reading = step.read(PROMPTS)
+    beam_search(step, reading, TRIE, num_requests=4, num_beams=2)
+    with pytest.raises(DataError, match=r"^a search has added to this reading already: read the prompts anew"):
+        beam_search(step, reading, TRIE, num_requests=4, num_beams=2)
+
+
 def test_new_arrays_are_made_where_the_model_is():
     step = LanguageModelStep(tiny_model("llama", 30), TRIE, SPACE)
     expected = beam_search(step, step.read(PROMPTS), TRIE, num_requests=4, num_beams=5)

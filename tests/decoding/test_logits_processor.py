@@ -122,6 +122,13 @@ def test_new_arrays_are_made_where_the_tokens_are():
         (lambda: allowed([[0]], vocabulary=11), "^scores of 11 tokens, the token space has ids up to 11: add room"),
         (lambda: allowed([[0]] * 3, requests=requests_of([[], []])), "^3 rows for 2 requests: give one request a pro"),
         (lambda: allowed([[0]], requests=requests_of([])), "^1 rows for 0 requests"),
+        (lambda: allowed([[0]], prompt_length=-1), r"^prompt_length = -1: give input_ids.shape\[1\] of the prompts"),
+        (
+            lambda: SemanticIdLogitsProcessor(TRIE, space_of(), prompt_length=1)(
+                torch.zeros(1, 1).long(), torch.zeros(2, 12)
+            ),
+            "^scores of 2 rows for 1 rows of tokens: give both of the same rows$",
+        ),
         (
             lambda: allowed([[0]], space_of((2, 2))),
             r"^the trie has codes below \[3, 2\] at its levels, the token",

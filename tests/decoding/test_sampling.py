@@ -48,7 +48,7 @@ def without_replacement(weights, size):
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_stochastic_beams_are_drawn_without_replacement(size):
     found = sampled(stochastic_beam_search, size)
-    assert shares(found.leaves_BM) == pytest.approx(without_replacement(PROBABILITY, size), abs=0.012)
+    assert shares(found.leaves_BM) == pytest.approx(without_replacement(PROBABILITY, size), abs=0.018)
     assert all(len(set(row)) == size for row in found.leaves_BM[:500].tolist())
     assert found.log_probs_BM.exp()[found.leaves_BM == 3] == pytest.approx(0.18)
     assert bool((found.scores_BM[:, 1:] <= found.scores_BM[:, :-1]).all())
@@ -66,11 +66,32 @@ def test_sums_over_inclusion_are_unbiased(search):
 
 
 @pytest.mark.parametrize("search", [stochastic_beam_search, sample_independently])
+def test_each_tuple_counts_once_on_average(search):
+    mask = TrieMask.of(TRIE, requests_of([[]] * ROWS, available=[True, True, True, False, True]))  # without leaf 2
+    found = sampled(search, 2, mask=mask)
+    for leaf in (0, 1, 3, 4):
+        counts = torch.where(found.leaves_BM == leaf, 1 / found.inclusion_BM, 0).sum(1)
+        assert float(counts.mean()) == pytest.approx(1, abs=5 * float(counts.std()) / math.sqrt(ROWS))
+
+
+@pytest.mark.parametrize("search", [stochastic_beam_search, sample_independently])
 def test_a_sample_of_everything_includes_all_with_certainty(search):
     found = sampled(search, 5 if search is stochastic_beam_search else 2_000, rows=2)
     assert shares(found.leaves_BM) == [1] * 5
     assert found.inclusion_BM[:, :5].tolist() == [[1] * 5] * 2
     assert bool((found.leaves_BM[:, 5:] == -1).all())
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 3, 5, 9])
+def test_more_beams_than_there_are_tuples_are_padded(num_beams):
+    trie = Trie.build(SemanticIds(torch.tensor([[0], [1]]), (2,), "test"))
+    step = TableModel(trie, (torch.tensor([[0.5, 0.5]]).log(),))
+    found = stochastic_beam_search(
+        step, (), trie, num_requests=1, num_beams=num_beams, generator=torch.Generator().manual_seed(0)
+    )
+    assert sorted(found.leaves_BM[0].tolist()) == sorted([0, 1] + [-1] * (num_beams - 2)) or num_beams == 1
+    assert (found.inclusion_BM[0, :2].tolist() == [1, 1]) == (num_beams > 1)
+    assert found.inclusion_BM[0, 2:].tolist() == [0] * (num_beams - 2)
 
 
 def test_independent_draws_have_the_probability_to_be_drawn_at_least_once():
@@ -85,7 +106,7 @@ def test_filters_temperature_and_nucleus_change_what_is_drawn():
     mask = TrieMask.of(TRIE, requests_of([[]] * ROWS, available=[True, False, True, False, False]))  # leaves 1 and 3
     found = sampled(sample_independently, 1, mask=mask)
     assert shares(found.leaves_BM) == pytest.approx([0, 0.5 / 0.8, 0, 0.3 / 0.8, 0], abs=0.012)
-    cold = sampled(sample_independently, 1, distribution=Distribution("tree", temperature=0.5))
+    cold = sampled(sample_independently, 1, distribution=Distribution("allowed", temperature=0.5))
     first = [p**2 / (0.25 + 0.09 + 0.04) for p in (0.5, 0.3, 0.2)]
     assert shares(cold.leaves_BM)[4] == pytest.approx(first[2], abs=0.012)
     few = sampled(sample_independently, 1, distribution=Distribution("allowed", nucleus=0.7))
@@ -105,6 +126,15 @@ def test_the_same_seed_draws_the_same():
 
 
 @pytest.mark.parametrize("search", [stochastic_beam_search, sample_independently])
-def test_what_is_not_normalised_is_not_sampled(search):
-    with pytest.raises(ValueError, match=r'^a sample needs probabilities that sum to one: set normalizer to "tree"'):
-        sampled(search, 2, rows=1, distribution=Distribution())
+@pytest.mark.parametrize("normalizer", ["model", "tree"])
+def test_what_is_not_normalised_is_not_sampled(search, normalizer):
+    with pytest.raises(
+        ValueError, match=rf"^normalizer = '{normalizer}': a sample needs .* set normalizer to \"allowed"
+    ):
+        sampled(search, 2, rows=1, distribution=Distribution(normalizer))
+
+
+@pytest.mark.parametrize("search", [stochastic_beam_search, sample_independently])
+def test_a_sample_of_nothing_is_refused(search):
+    with pytest.raises(ValueError, match=r"^num_beams = 0: search with at least one beam$"):
+        sampled(search, 0, rows=1)

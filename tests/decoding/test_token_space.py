@@ -8,9 +8,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tesserec.decoding.token_space import TokenSpace, extend_vocabulary
+from tesserec.decoding.trie import Trie
+from tesserec.decoding.trie_updates import without_items
 from tesserec.errors import DataError
+from tesserec.types import SemanticIds
 
 SPACE = TokenSpace.after(10, (3, 2), item_begin=4, item_end=20)
+TABLE = SemanticIds(torch.tensor([[0, 0], [1, 1]]), (2, 2), "test")
 
 
 def test_codes_follow_the_text_level_by_level():
@@ -75,6 +79,19 @@ def test_there_and_back(sizes, seed):
         (
             lambda: SPACE.codes_of(torch.tensor([[10, 13], [13, 13]])),
             r"^token 13 at \[1, 0\] is no code of level 0: give the tokens of code tuples only, or look for",
+        ),
+        (lambda: TokenSpace((torch.tensor([0.5]),)), r"^tokens have types \[torch.float32\]: token ids are integers$"),
+        (
+            lambda: SPACE.tuples_in(torch.zeros(1, 9)),
+            r"^tokens_T has shape \(1, 9\): give the tokens of one text, \[T\]$",
+        ),
+        (
+            lambda: SPACE.require_codes_of(Trie.build(TABLE, order=(1, 0))),
+            r"^the trie fills levels in the order \(1, 0\), a text has them from left to right: build it wit",
+        ),
+        (
+            lambda: SPACE.require_codes_of(without_items(Trie.build(TABLE), torch.arange(2))),
+            "^the trie has no items: add some with with_items",
         ),
     ],
 )

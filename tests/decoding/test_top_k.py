@@ -4,9 +4,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tesserec.decoding.top_k as module
-from tesserec.decoding.top_k import allowed_items, available_items, excluded_keys, first_best, top_k, top_k_in_batches
+from tesserec.decoding.top_k import (
+    allowed_items,
+    allowed_keys,
+    available_items,
+    excluded_keys,
+    first_best,
+    top_k,
+    top_k_in_batches,
+)
 from tesserec.errors import DataError
 from tesserec.testing.data import requests_of
+from tesserec.types import Filters, Ragged, Requests
 
 INF = float("inf")
 
@@ -42,9 +51,28 @@ def test_exclusions_do_not_reach_the_shared_filter():
 def test_a_filter_of_another_catalog_is_refused(number):
     requests = requests_of([[]], available=[True] * number)
     with pytest.raises(
-        DataError, match=rf"available_N has shape \({number},\), expected \(3,\): give one flag an item$"
+        DataError,
+        match=rf"available_N has shape \({number},\) and type torch.bool, expected \(3,\) .*: give one flag an item$",
     ):
         top_k(torch.zeros(1, 3), requests, 1)
+
+
+def test_flags_that_are_numbers_are_refused():
+    requests = Requests(requests_of([[]]).history, filters=Filters(available_N=torch.tensor([0, 1, 0])))
+    with pytest.raises(DataError, match=r"^available_N has shape \(3,\) and type torch.int64, expected .* torch.bool"):
+        top_k(torch.zeros(1, 3), requests, 1)
+
+
+@pytest.mark.parametrize("item", [-1, 3])
+def test_an_item_of_no_catalogue_does_not_filter_another_request(item):
+    histories = requests_of([[[item]], [[0]]], exclude_history=True)
+    with pytest.raises(DataError, match=rf"^the history, which is excluded, holds item {item}, of .* items 0 to 2: "):
+        excluded_keys(histories, 3)
+    with pytest.raises(DataError, match=rf"^filters.excluded holds item {item}, of a catalogue with items 0 to 2: lea"):
+        excluded_keys(requests_of([[], []], excluded=[[item], []]), 3)
+    lists = Requests(requests_of([[], []]).history, filters=Filters(allowed=Ragged.of([[], [item]])))
+    with pytest.raises(DataError, match=rf"^filters.allowed holds item {item}, of a catalogue with items 0 to 2: leav"):
+        allowed_keys(lists, 3)
 
 
 def test_best_first_and_the_lower_index_of_equals():

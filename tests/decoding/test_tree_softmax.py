@@ -8,6 +8,7 @@ from tesserec.decoding import tree_softmax as module
 from tesserec.decoding.beam_search import beam_search
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax, prefix_keys
 from tesserec.decoding.trie import Trie
+from tesserec.errors import ResourceError
 from tesserec.testing.decoding import random_semantic_ids
 from tesserec.types import SemanticIds
 
@@ -26,19 +27,19 @@ TRIE = trie_of(CODES)
 
 
 def rows_of(least, most):
-    rows = NodeRows.chosen(TRIE, SIZES, COUNTS, least, most)
+    rows = NodeRows.chosen(TRIE, COUNTS, least, most)
     return list(zip(rows.depth_R.tolist(), rows.key_R.tolist(), strict=True))
 
 
-def softmax_of(trie, sizes, rows, scale=3.0, seed=0):
+def softmax_of(trie, rows, scale=3.0, seed=0):
     """A model whose vectors are all drawn at random."""
     torch.manual_seed(seed)
-    model = TreeSoftmax(trie, sizes, rows, D, scale)
+    model = TreeSoftmax(trie, rows, D, scale)
     with torch.no_grad():
         torch.nn.init.normal_(model.codes.weight)
         torch.nn.init.normal_(model.rows.weight)
         model.rows.weight[-1] = 0
-        model.log_scale += torch.arange(len(sizes)) / 4
+        model.log_scale += torch.arange(trie.num_levels) / 4
     return model
 
 
@@ -89,7 +90,11 @@ def step_of(model, states_BD, bonuses=None):
 
 
 def test_keys_are_prefixes_in_mixed_radix():
-    assert [keys.tolist() for keys in prefix_keys(TRIE, SIZES)] == [[0, 1], [0, 2, 4], [0, 1, 4, 8, 9]]
+    assert [keys.tolist() for keys in prefix_keys(TRIE)] == [[0, 1], [0, 2, 4], [0, 1, 4, 8, 9]]
+    with pytest.raises(
+        ResourceError, match=r"^prefixes of codebooks of \[2097152, 2097152, 2097152\] codes need more th"
+    ):
+        prefix_keys(trie_of([[0, 0, 0]], (2**21,) * 3))
 
 
 def test_prefixes_with_enough_targets_are_chosen_most_frequent_first():
@@ -98,7 +103,7 @@ def test_prefixes_with_enough_targets_are_chosen_most_frequent_first():
     assert rows_of(1, 3) == [(2, 0), (2, 4), (3, 0)]
     assert rows_of(1, 2) == [(2, 0), (2, 4)]
     assert rows_of(9, 2) == rows_of(1, 0) == []
-    one_level = NodeRows.chosen(trie_of([[0], [1]], (2,)), (2,), torch.tensor([9, 9]), 1, 9)
+    one_level = NodeRows.chosen(trie_of([[0], [1]], (2,)), torch.tensor([9, 9]), 1, 9)
     assert {one_level.depth_R.dtype, one_level.key_R.dtype} == {torch.int64}
     assert one_level.depth_R.tolist() == one_level.key_R.tolist() == []
     assert one_level.key_R.dtype == torch.int64
@@ -106,16 +111,16 @@ def test_prefixes_with_enough_targets_are_chosen_most_frequent_first():
 
 def test_a_node_without_a_row_has_that_of_its_nearest_ancestor():
     rows = NodeRows(torch.tensor([3, 2, 2]), torch.tensor([0, 4, 0]))
-    found = [row.tolist() for row in rows.of_nodes(TRIE, SIZES)]
+    found = [row.tolist() for row in rows.of_nodes(TRIE)]
     assert found == [[3, 3], [2, 3, 1], [0, 2, 3, 1, 1]]
-    none = NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 0)
-    assert [row.tolist() for row in none.of_nodes(TRIE, SIZES)] == [[0, 0], [0] * 3, [0] * 5]
+    none = NodeRows.chosen(TRIE, COUNTS, 1, 0)
+    assert [row.tolist() for row in none.of_nodes(TRIE)] == [[0, 0], [0] * 3, [0] * 5]
 
 
 def test_rows_are_found_again_in_a_larger_table():
     rows = NodeRows(torch.tensor([2, 3]), torch.tensor([4, 9]))
     grown = trie_of([[0, 1, 0], *CODES, [1, 0, 0], [1, 2, 1]])
-    assert [row.tolist() for row in rows.of_nodes(grown, SIZES)] == [
+    assert [row.tolist() for row in rows.of_nodes(grown)] == [
         [2, 2],
         [2, 2, 2, 2, 0, 2],
         [2, 2, 2, 2, 2, 0, 1, 2],
@@ -135,7 +140,7 @@ def test_vectors_move_to_the_rows_of_the_same_prefixes():
 
 @pytest.mark.parametrize("most", [0, 3, 100])
 def test_path_log_probs_are_those_worked_out_by_hand(most):
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, most))
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, most))
     states_SD = torch.randn(3, D)
     expected = by_hand(model, CODES, SIZES)(states_SD)
     torch.testing.assert_close(all_pairs(model, states_SD, 5), expected)
@@ -152,7 +157,7 @@ def test_random_tables_sum_to_one_and_equal_the_beam_search(scale):
     codes = torch.unique(drawn, dim=0)[torch.randperm(len(torch.unique(drawn, dim=0)), generator=generator)]
     trie = Trie.build(SemanticIds(codes, sizes, "test"))
     num_items = len(codes)
-    model = softmax_of(trie, sizes, NodeRows.chosen(trie, sizes, torch.ones(num_items), 2, 10), scale)
+    model = softmax_of(trie, NodeRows.chosen(trie, torch.ones(num_items), 2, 10), scale)
     states_BD = torch.randn(4, D)
     found_BN = all_pairs(model, states_BD, num_items)
     assert found_BN.exp().sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
@@ -169,8 +174,8 @@ def test_random_tables_sum_to_one_and_equal_the_beam_search(scale):
 def test_products_of_each_parent_equal_those_of_each_pair(monkeypatch):
     ids = random_semantic_ids(60, (3, 5, 4), torch.Generator().manual_seed(3))
     trie = Trie.build(ids)
-    rows = NodeRows.chosen(trie, ids.codebook_sizes, torch.ones(60), 2, 9)
-    model = softmax_of(trie, ids.codebook_sizes, rows)
+    rows = NodeRows.chosen(trie, torch.ones(60), 2, 9)
+    model = softmax_of(trie, rows)
     states_SD = torch.randn(4, D)
     state_P, items_P = torch.randint(4, (50,)), torch.randint(60, (50,))
     found = []
@@ -185,7 +190,7 @@ def test_products_of_each_parent_equal_those_of_each_pair(monkeypatch):
 
 
 def test_bonuses_of_nodes_are_added_to_their_logits():
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 3))
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 3))
     prefixes = [sorted({tuple(row[:depth]) for row in CODES}) for depth in (1, 2, 3)]
     states_BD = torch.randn(2, D)
     bonuses = [torch.randn(2, len(nodes)) for nodes in prefixes]
@@ -200,7 +205,7 @@ def test_bonuses_of_nodes_are_added_to_their_logits():
 
 def test_a_teacher_that_is_sure_teaches_the_target():
     """With all of a teacher's probability on each target the agreement is the log-probability of its path."""
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 100))
     states_SD, items_P = torch.randn(5, D), torch.arange(5)
     hard_P, soft_P = model.distilled(states_SD, items_P, items_P, torch.eye(5).log())
     torch.testing.assert_close(hard_P, model.path_log_probs(states_SD, items_P, items_P))
@@ -208,7 +213,7 @@ def test_a_teacher_that_is_sure_teaches_the_target():
 
 
 def test_a_teacher_is_followed_at_every_prefix_of_the_path():
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 100))
     states_SD, items_P = torch.randn(5, D), torch.arange(5)
     teacher_SN = torch.rand(5, 5).softmax(1)
     _, soft_P = model.distilled(states_SD, items_P, items_P, teacher_SN.log())
@@ -226,7 +231,7 @@ def test_a_teacher_is_followed_at_every_prefix_of_the_path():
 
 
 def test_what_is_kept_of_vectors_is_forgotten_when_training_goes_on():
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100)).eval()
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 100)).eval()
     states_BD = torch.randn(2, D)
     with torch.no_grad():
         before = beam_search(step_of(model, states_BD), None, TRIE, num_requests=2, num_beams=5)
@@ -239,7 +244,7 @@ def test_what_is_kept_of_vectors_is_forgotten_when_training_goes_on():
 
 def test_an_untrained_child_is_its_parent_and_its_code():
     """Only (0 0) has a vector: both its children use it, and nothing else is moved by it."""
-    model = softmax_of(TRIE, SIZES, NodeRows(torch.tensor([2]), torch.tensor([0])))
+    model = softmax_of(TRIE, NodeRows(torch.tensor([2]), torch.tensor([0])))
     assert model.codes.weight.shape == (7, D)
     states_SD = torch.randn(1, D)
     with torch.no_grad():
@@ -264,7 +269,7 @@ def vectors(model, depth, nodes):
 
 
 def test_each_level_is_a_softmax_over_the_children_that_exist():
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100))
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 100))
     nodes_BM = torch.tensor([[0, 1, 2, -1]])
     children_BMC, _ = TRIE.children(2, nodes_BM)
     assert children_BMC.tolist() == [[[0, 1], [2, -1], [3, 4], [-1, -1]]]
@@ -279,7 +284,7 @@ def test_each_level_is_a_softmax_over_the_children_that_exist():
 
 def test_a_new_model_knows_codes_only():
     torch.manual_seed(0)
-    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 100), 64, 20.0)
+    model = TreeSoftmax(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 100), 64, 20.0)
     assert not bool(model.rows.weight.any())
     assert model.rows.weight.shape == (9, 64)
     assert abs(model.codes.weight.std().item() - 1 / 8) < 0.02
@@ -290,7 +295,7 @@ def test_a_new_model_knows_codes_only():
 
 
 def test_a_random_target_is_learnt():
-    model = softmax_of(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 2), scale=10.0)
+    model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 2), scale=10.0)
     states_SD = torch.randn(5, D)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     items = torch.tensor([4, 2, 0, 3, 1])
@@ -305,7 +310,7 @@ def test_a_random_target_is_learnt():
 
 def test_nodes_of_items_have_the_mean_of_the_items_below_them():
     torch.manual_seed(0)
-    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 99), D, 3.0, of_items=True)
+    model = TreeSoftmax(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 99), D, 3.0, of_items=True)
     units_ND = F.normalize(torch.randn(5, D), dim=1)
     with torch.no_grad():
         model.share.copy_(torch.tensor([2.0, 3.0, 5.0]))
@@ -324,7 +329,7 @@ def test_nodes_of_items_have_the_mean_of_the_items_below_them():
 
 def test_nodes_of_items_follow_them():
     torch.manual_seed(0)
-    model = TreeSoftmax(TRIE, SIZES, NodeRows.chosen(TRIE, SIZES, COUNTS, 1, 99), D, 3.0, of_items=True).eval()
+    model = TreeSoftmax(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 99), D, 3.0, of_items=True).eval()
     model.place(torch.eye(5, D))
     with torch.no_grad():
         before = model.path_log_probs(torch.ones(1, D), torch.zeros(5).long(), torch.arange(5))

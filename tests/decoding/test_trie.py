@@ -48,6 +48,17 @@ def test_buckets_are_in_order_of_popularity_then_index():
     assert Trie.build(table(), torch.arange(7)).items.tolist() == [5, 3, 0, 1, 2, 6, 4]
 
 
+@pytest.mark.parametrize("shape", [(6,), (8,), (7, 1)])
+def test_a_popularity_of_other_items_is_refused(shape):
+    with pytest.raises(DataError, match=r"^popularity_N has shape \(.*\), expected \(7,\): give one number an item$"):
+        Trie.build(table(), torch.zeros(shape))
+
+
+def test_a_popularity_that_is_no_number_is_refused():
+    with pytest.raises(DataError, match=r"^the popularity of item 2 is NaN: give 0 where it is not known$"):
+        Trie.build(table(), torch.tensor([1.0, 0, torch.nan, 2.0, 5.0, 9.0, 5.0]))
+
+
 def test_children_are_padded_and_nothing_is_below_no_node():
     trie = Trie.build(table())
     nodes, codes = trie.children(1, torch.tensor([[0, 1], [-1, 0]]))
@@ -99,6 +110,8 @@ def test_a_prefix_that_no_item_has_is_refused_and_has_its_place():
     trie = Trie.build(table())
     with pytest.raises(DataError, match=r"^no item's codes begin with \(0, 1\): give a prefix"):
         trie.node_of([0, 1])
+    with pytest.raises(DataError, match=r"^a prefix of 4 codes, expected at most 3: items have no more$"):
+        trie.node_of([0, 2, 0, 0])
     nodes, places = trie.find(2, torch.tensor([[0, 1], [0, 2], [1, 0], [2, 2]]))
     assert nodes.tolist() == [-1, 1, -1, -1]
     assert places.tolist() == [1, 1, 2, 3]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tesserec.decoding.top_k import allowed_items
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import Availability, TrieMask, contains
+from tesserec.decoding.trie_updates import with_items
 from tesserec.errors import DataError
 from tesserec.testing.data import requests_of
 from tesserec.testing.decoding import random_requests, random_semantic_ids
@@ -58,7 +59,7 @@ def test_exclusions_and_unavailable_items_together_close_a_bucket():
 
 
 def test_a_filter_of_another_catalog_is_refused():
-    with pytest.raises(DataError, match=r"available_N has shape \(6,\), expected \(7,\)"):
+    with pytest.raises(DataError, match=r"available_N has shape \(6,\) and type torch.bool, expected \(7,\)"):
         TrieMask.of(TRIE, requests_of([[]], available=[True] * 6))
 
 
@@ -113,3 +114,36 @@ def test_a_node_is_open_where_an_item_below_it_is_allowed(num_items, sizes, seed
     rows = torch.arange(3).repeat_interleave(num_items)
     places = torch.arange(num_items).repeat(3)
     assert mask.allows_places(rows, places).tolist() == allowed_BN[rows, trie.items[places].long()].tolist()
+
+
+def test_flags_or_an_availability_of_another_trie_are_refused():
+    with pytest.raises(DataError, match=r"^available_N has shape \(7,\) and type torch.float32, expected \(7,\) and"):
+        Availability.of(TRIE, torch.ones(7))
+    with pytest.raises(DataError, match=r"^available_N has shape \(8,\)"):
+        Availability.of(TRIE, torch.ones(8, dtype=torch.bool))
+    other = Trie.build(SemanticIds(torch.tensor(CODES).flip(0), (3, 3, 4), "test"))
+    availability = Availability.of(other, torch.ones(7, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"^the availability is of another trie: make it with Availability.of"):
+        TrieMask.of(TRIE, requests_of([[]]), availability)
+
+
+def test_a_mask_of_another_trie_or_of_other_requests_is_refused():
+    mask = TrieMask.of(TRIE, requests_of([[], []]))
+    mask.check(TRIE.to("cpu"), 2)
+    with pytest.raises(DataError, match=r"^the mask is of another trie: make it anew"):
+        mask.check(with_items(TRIE, torch.tensor([[0, 0, 0]])), 2)
+    with pytest.raises(DataError, match=r"^the mask is of 2 requests, the search of 3: make both of the same$"):
+        mask.check(TRIE, 3)
+
+
+def test_a_slate_that_ran_dry_takes_nothing_and_other_mistakes_are_refused():
+    mask = TrieMask.of(TRIE, requests_of([[], []]))
+    assert mask.excluding(torch.tensor([0, 1]), torch.tensor([-1, -1])).excluded.tolist() == []
+    with pytest.raises(DataError, match=r"^items_X holds item 7, of a catalogue with items 0 to 6"):
+        mask.excluding(torch.tensor([0]), torch.tensor([7]))
+    with pytest.raises(DataError, match=r"^rows_X = \[2\]: the mask is of requests 0 to 1$"):
+        mask.excluding(torch.tensor([2]), torch.tensor([0]))
+    with pytest.raises(
+        DataError, match=r"^rows_X and items_X have shapes \(2,\) and \(2, 1\): give the request of each"
+    ):
+        mask.excluding(torch.arange(2), torch.tensor([[0], [1]]))

@@ -46,6 +46,10 @@ def test_wrong_codes_and_items_are_refused():
         with_items(TRIE, torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(DataError, match=r"^new codes are outside of the codebooks, of \(3, 2\) codes"):
         with_items(TRIE, torch.tensor([[0, 2]]))
+    with pytest.raises(DataError, match=r"^codes_XL has type torch.float32: give integers$"):
+        with_items(TRIE, torch.tensor([[0.5, 1.0]]))
+    with pytest.raises(DataError, match=r"^items to remove have type torch.bool: give their indices, int64$"):
+        without_items(TRIE, torch.tensor([True, False, False]))
     with pytest.raises(DataError, match=r"^items to remove reach from -1 to 3: legal: 0 to 2$"):
         without_items(TRIE, torch.tensor([3, -1]))
 

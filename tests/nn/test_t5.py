@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tesserec.errors import DataError
 from tesserec.nn.t5 import T5
 from tesserec.nn.transformer import TransformerConfig
 
@@ -152,6 +153,8 @@ def test_other_weights_are_refused():
         T5(config(SHAPES[0]), V + 1).load_huggingface(theirs)
     with pytest.raises(KeyError, match=r"encoder\.block\.1"):
         T5(config(SHAPES[0] | {"num_layers": 2}), V).load_huggingface(theirs)
+    with pytest.raises(DataError, match=r"^the weights have more than 0 layers a side: build T5 with as many$"):
+        T5(config(SHAPES[0] | {"num_layers": 0}), V).load_huggingface(theirs)
 
 
 @pytest.mark.parametrize("batch", [3, 60])

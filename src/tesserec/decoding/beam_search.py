@@ -24,6 +24,7 @@ from tesserec.decoding.frontier import Distribution, Frontier, Step, check_size
 from tesserec.decoding.top_k import first_best
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
+from tesserec.errors import DataError
 from tesserec.types import PAD, Candidates
 
 __all__ = ["Beams", "Bonus", "Fusion", "ItemScores", "Step", "beam_search", "beams_to_items"]
@@ -38,7 +39,7 @@ class Bonus(Protocol):
     """What is added to the score of continuations, and so steers the beam, but not to their log-probability."""
 
     def __call__(self, level: int, children_BMC: Tensor) -> Tensor:
-        """A number for each node of depth ``level`` + 1, [B, M, C]; anything for −1."""
+        """A number for each node of depth ``level`` + 1, [B, M, C], −inf to close it; anything for −1."""
 
 
 @component
@@ -84,8 +85,9 @@ def beam_search(  # options of one search
 
     With at least as many beams as leaves the result is exact. No tuple occurs twice, none is outside the trie or
     without an item that ``mask`` allows, and there are ``num_beams`` where so many are allowed. The tuples of a request
-    begin with its row of ``prompts_Bl`` (int64, −1 for "any" at the end). Raises ``ValueError`` for ``num_beams``
-    below 1, and ``ResourceError`` where beams and their continuations may need more than ``max_bytes``.
+    begin with its row of ``prompts_Bl`` (int64, −1 for "any" at the end; in the order in which the trie fills levels).
+    Raises ``ValueError`` for ``num_beams`` below 1, ``DataError`` for a mask or prompts that are not of this trie and
+    these requests, and ``ResourceError`` where beams and their continuations may need more than ``max_bytes``.
     """
     check_size(trie, num_requests, num_beams, max_bytes)
     frontier = Frontier(step, cache, trie, num_requests, mask, distribution or Distribution(), prompts_Bl)
@@ -98,6 +100,8 @@ def beam_search(  # options of one search
             gains_BMC = bonus(level, frontier.children_BX.view_as(log_probs_BMC))
             steered_BMC = (scores_BM[..., None] + log_probs_BMC) + gains_BMC
             totals_BX = steered_BMC.flatten(1).masked_fill(log_probs_BX == -torch.inf, -torch.inf)
+            _check_numbers(totals_BX, log_probs_BX.shape, "a bonus gives")
+            log_probs_BX = log_probs_BX.masked_fill(totals_BX == -torch.inf, -torch.inf)
         # Beams stay in the order of their nodes, so that of equal scores the first in the trie is kept at every level.
         picks_BM = first_best(totals_BX, min(num_beams, totals_BX.shape[1]))
         scores_BM = totals_BX.gather(1, picks_BM)
@@ -117,14 +121,17 @@ def beams_to_items(
     """The first ``k`` allowed items of the beams' buckets, on the CPU, with their ``codes`` [B, k, L] as trace.
 
     An item has the score of its tuple, and the items of one bucket keep the trie's order, or that of ``item_scores``.
-    With ``fusion``, both scores are added with its weights, and decide together. Raises ``ValueError`` for ``k`` below
-    1 or ``fusion`` without ``item_scores``.
+    With ``fusion``, both scores are added with its weights, and decide together; then an item of score −inf is left
+    out. Raises ``ValueError`` for ``k`` below 1 or ``fusion`` without ``item_scores``, ``DataError`` for a mask of
+    another trie or number of requests, and for ``item_scores`` that are not a number a pair.
     """
     if k < 1:
         raise ValueError(f"k = {k}: ask for at least one item")
     if fusion is not None and item_scores is None:
         raise ValueError("fusion adds scores of items: give item_scores")
     num_requests = len(beams.leaves_BM)
+    if mask is not None:
+        mask.check(trie, num_requests)
     row_Y, beam_Y = (beams.leaves_BM >= 0).nonzero(as_tuple=True)
     leaf_X, place_X = trie.places_of(beams.leaves_BM[row_Y, beam_Y])
     row_X, beam_X = row_Y[leaf_X], beam_Y[leaf_X]
@@ -135,10 +142,9 @@ def beams_to_items(
     score_X = beams.scores_BM[row_X, beam_X]
     if item_scores is not None:
         own_X = item_scores(row_X, item_X)
-        if fusion is not None:
-            score_X = fusion.beam_weight * score_X + fusion.item_weight * own_X
-        order_X = _descending(score_X if fusion is not None else own_X, row_X, None if fusion else beam_X)
-        row_X, beam_X, item_X, score_X = row_X[order_X], beam_X[order_X], item_X[order_X], score_X[order_X]
+        _check_numbers(own_X, item_X.shape, "item_scores give")
+        order_X, score_X = _ordered(score_X, own_X, row_X, beam_X, fusion)
+        row_X, beam_X, item_X = row_X[order_X], beam_X[order_X], item_X[order_X]
     count_B = torch.bincount(row_X, minlength=num_requests)
     rank_X = torch.arange(len(row_X), device=trie.device) - (count_B.cumsum(0) - count_B)[row_X]
     top_X = rank_X < k
@@ -173,10 +179,25 @@ def sorted_beams(  # noqa: PLR0917  # what beams are made of
     )
 
 
-def _descending(score_X: Tensor, row_X: Tensor, beam_X: Tensor | None) -> Tensor:
-    """The order by request, then by beam where given, then by score, most first; of equals the first."""
-    order_X = torch.argsort(score_X, descending=True, stable=True)
-    for key_X in (beam_X, row_X):
-        if key_X is not None:
-            order_X = order_X[torch.argsort(key_X[order_X], stable=True)]
-    return order_X
+def _check_numbers(given: Tensor, shape: torch.Size, who: str) -> None:
+    """Raise ``DataError`` where ``given`` has another shape, or numbers that nothing is best by."""
+    if given.shape != shape:
+        raise DataError(f"{who} shape {tuple(given.shape)}, expected {tuple(shape)}: give one number each")
+    if bool((given.isnan() | (given == torch.inf)).any()):
+        raise DataError(f"{who} NaN or inf: give numbers, or −inf for what is not wanted")
+
+
+def _ordered(
+    score_X: Tensor, own_X: Tensor, row_X: Tensor, beam_X: Tensor, fusion: Fusion | None
+) -> tuple[Tensor, Tensor]:
+    """(the items' order in their requests, by beam and own score or by both scores fused; their scores); stable."""
+    by_X, keys = own_X, [beam_X, row_X]
+    if fusion is not None:
+        score_X = by_X = (fusion.beam_weight * score_X + fusion.item_weight * own_X).to(score_X.dtype)
+        keys = [row_X]
+    order_X = torch.argsort(by_X, descending=True, stable=True)
+    for key_X in keys:
+        order_X = order_X[torch.argsort(key_X[order_X], stable=True)]
+    if fusion is not None:
+        order_X = order_X[own_X[order_X] > -torch.inf]
+    return order_X, score_X[order_X]

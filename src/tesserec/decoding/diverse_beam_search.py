@@ -10,6 +10,7 @@ Dimensions: B requests · M beams · G groups · C children · X continuations �
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
@@ -40,16 +41,17 @@ def diverse_beam_search(  # options of one search
     prompts_Bl: Tensor | None = None,
     max_bytes: int | None = None,
 ) -> Beams:
-    """``num_beams`` distinct tuples of each request in ``num_groups`` groups of one size, sorted by log-probability.
+    """Distinct tuples of each request in ``num_groups`` groups of one size, sorted by log-probability.
 
+    There are at most ``num_beams``; fewer where the last codes of a group's beams were all taken by groups before it.
     A continuation loses ``penalty`` for every beam of an earlier group that took the same code at this level. Raises as
-    ``beam_search`` does, and ``ValueError`` where the groups do not divide the beams or ``penalty`` is negative.
+    ``beam_search`` does, and ``ValueError`` where the groups do not divide the beams or for a ``penalty`` below 0.
     """
     check_size(trie, num_requests, num_beams, max_bytes)
-    if num_groups < 1 or num_beams % num_groups or penalty < 0:
+    if num_groups < 1 or num_beams % num_groups or not 0 <= penalty < math.inf:
         raise ValueError(
             f"{num_beams} beams in {num_groups} groups with penalty {penalty}: give groups that divide the beams, "
-            "and a penalty of at least 0"
+            "and a finite penalty of at least 0"
         )
     frontier = Frontier(step, cache, trie, num_requests, mask, distribution or Distribution(), prompts_Bl)
     for level in range(trie.num_levels):

@@ -51,7 +51,7 @@ class Distribution:
     normalizer: Literal["model", "tree", "allowed"] = "model"
     """Over what the probabilities of a prefix's continuations sum to one: what the model says (its whole codebook, or
     the children in the tree); the children in the tree, which filters do not change; or those that filters allow."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-6)] = 1.0
     """Divides logarithms before they are normalised: below 1 sharper, above 1 flatter."""
     nucleus: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Only the fewest children that together have this probability are left (top-p)."""
@@ -95,8 +95,11 @@ class Frontier(Generic[Cache]):
         prompts_Bl: Tensor | None,
     ) -> None:
         """``prompts_Bl`` are codes with which the tuples of each request begin; −1 at the end of shorter ones."""
+        trie.require_items()
         if prompts_Bl is not None:
             _check_prompts(prompts_Bl, num_requests, trie)
+        if mask is not None:
+            mask.check(trie, num_requests)
         self.step, self.cache, self.trie, self.mask = step, cache, trie, mask
         self.distribution, self.prompts_Bl = distribution, prompts_Bl
         self.level = 0
@@ -117,6 +120,7 @@ class Frontier(Generic[Cache]):
         self.cache, said_BMC = self.step(
             self.cache, self.level, self._parents_BM, self.nodes_BM, children_BMC, codes_BMC
         )
+        assert said_BMC.shape == children_BMC.shape, "a step must give one log-probability a child"
         exist_BMC = children_BMC >= 0
         legal_BMC = exist_BMC if self.mask is None else self.mask.allows(self.level, children_BMC)
         if self.prompts_Bl is not None and self.level < self.prompts_Bl.shape[1]:
@@ -141,21 +145,39 @@ def _check_prompts(prompts_Bl: Tensor, num_requests: int, trie: Trie) -> None:
             f"prompts_Bl has shape {tuple(prompts_Bl.shape)}: "
             f"give {num_requests} rows of at most {trie.num_levels} codes"
         )
+    if prompts_Bl.is_floating_point():
+        raise DataError(f"prompts_Bl has type {prompts_Bl.dtype}: give codes, int64")
+    for depth, level in enumerate(trie.order[: prompts_Bl.shape[1]]):
+        wrong = prompts_Bl[:, depth][(prompts_Bl[:, depth] < -1) | (prompts_Bl[:, depth] >= trie.codebook_sizes[level])]
+        if len(wrong):
+            raise DataError(
+                f"a prompt has code {int(wrong[0])} at place {depth}: give codes of level {level}, "
+                f"0 to {trie.codebook_sizes[level] - 1}, or −1 for any"
+            )
     if bool(((prompts_Bl[:, 1:] >= 0) & (prompts_Bl[:, :-1] < 0)).any()):
         raise DataError("a prompt has a code behind a −1: give the first codes of a tuple, and −1 only at the end")
 
 
-def check_size(trie: Trie, num_requests: int, num_beams: int, max_bytes: int | None) -> None:
-    """Raise ``ResourceError`` where a search may hold more than ``max_bytes`` at once, with a size that fits."""
+def check_size(trie: Trie, num_requests: int, num_beams: int, max_bytes: int | None, *, num_spare: int = 0) -> None:
+    """Raise ``ResourceError`` where a search may hold more than ``max_bytes`` at once, with a size that fits.
+
+    ``num_spare`` beams are held beside those that are asked for.
+    """
     if num_beams < 1:
         raise ValueError(f"num_beams = {num_beams}: search with at least one beam")
     a_beam = max(trie.max_branching, default=1) * BYTES_A_CONTINUATION
-    wanted = num_requests * num_beams * a_beam
+    a_request = (num_beams + num_spare) * a_beam
+    wanted = num_requests * a_request
     if max_bytes is None or wanted <= max_bytes:
         return
-    fits = max_bytes // a_beam
-    rows = f"{fits // num_beams} requests at a time" if fits >= num_beams else f"at most {fits} beams, one request"
+    beams = max_bytes // a_beam - num_spare
+    if max_bytes >= a_request:
+        remedy = f"search for {max_bytes // a_request} requests at a time"
+    elif beams >= 1:
+        remedy = f"search for at most {beams} beams, one request"
+    else:
+        remedy = f"give at least {a_beam * (1 + num_spare):,}, for one beam of one request"
     raise ResourceError(
         f"{num_requests} requests × {num_beams} beams hold up to {wanted:,} bytes beside the model, "
-        f"max_bytes is {max_bytes:,}: search for {rows}"
+        f"max_bytes is {max_bytes:,}: {remedy}"
     )

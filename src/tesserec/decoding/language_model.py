@@ -40,7 +40,7 @@ ATTENTIONS = ("sdpa", "eager")
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a model has read so far; the cache of ``LanguageModelStep``."""
+    """What a model has read so far; the cache of ``LanguageModelStep``, for one search."""
 
     keys_values: DynamicCache
     """Of the prompts, and of the beams of each level so far: S positions of each request. It grows in place."""
@@ -66,7 +66,7 @@ class LanguageModelStep:
 
     @torch.no_grad()
     def read(self, prompts: Ragged) -> Reading:
-        """Run the model over prompts of token ids, of any lengths from 1, once."""
+        """Run the model over prompts of token ids, of any lengths from 1, once: the first cache of one search."""
         token_BT, exists_BT = _left_padded(prompts, self.model.device)
         keys_values = _library().DynamicCache(config=self.model.config)
         position_BT = (exists_BT.long().cumsum(1) - 1).clamp(min=0)
@@ -93,6 +93,8 @@ class LanguageModelStep:
 
     def _write(self, cache: Reading, level: int, parents_BM: Tensor, token_BM: Tensor) -> Reading:
         """Feed one more token a beam. It sees what its parent sees, and itself."""
+        if cache.keys_values.get_seq_length() != cache.seen_BMS.shape[2]:
+            raise DataError("a search has added to this reading already: read the prompts anew for each search")
         batch, beams = token_BM.shape
         seen_BMS = cache.seen_BMS.gather(1, parents_BM[..., None].expand(-1, -1, cache.seen_BMS.shape[2]))
         itself_BMM = torch.eye(beams, dtype=torch.bool, device=token_BM.device).expand(batch, -1, -1)

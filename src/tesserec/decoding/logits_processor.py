@@ -43,13 +43,17 @@ class SemanticIdLogitsProcessor:
         requests: Requests | None = None,
         unique: bool = False,
     ) -> None:
-        """``prompt_length`` is ``input_ids.shape[1]`` of the prompts, padding included.
+        """``prompt_length`` is ``input_ids.shape[1]`` of the prompts, padding included; 0 for ``inputs_embeds`` alone.
 
         ``requests`` say, a row a prompt, which items must not be written; of several beams or samples of one prompt,
         which are neighbours, each has the filters of the prompt. With ``unique`` a row writes no tuple twice; tuples
         of the prompt do not count, ``requests.filters.exclude_history`` is for those. Raises ``DataError`` where trie
-        and token space do not fit.
+        and token space do not fit, and for a length below 0.
         """
+        if prompt_length < 0:
+            raise DataError(
+                f"prompt_length = {prompt_length}: give input_ids.shape[1] of the prompts, 0 for inputs_embeds alone"
+            )
         token_space.require_codes_of(trie)
         self.trie, self.token_space = trie, token_space
         self.prompt_length, self.requests, self.unique = prompt_length, requests, unique
@@ -169,6 +173,8 @@ class SemanticIdLogitsProcessor:
 
     def _check(self, input_ids: Tensor, scores: Tensor) -> None:
         rows, length = input_ids.shape
+        if len(scores) != rows:
+            raise DataError(f"scores of {len(scores)} rows for {rows} rows of tokens: give both of the same rows")
         if length < self.prompt_length:
             raise DataError(
                 f"{length} tokens after a prompt of {self.prompt_length}: give prompt_length = input_ids.shape[1] "

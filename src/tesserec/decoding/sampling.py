@@ -2,7 +2,8 @@
 
 Paper: Kool, van Hoof, Welling 2019, "Stochastic Beams and Where to Find Them", arXiv 1903.06059 (Gumbel top-k).
 Adds: temperature, nucleus and filters, through the distribution that all searches share.
-Differs: the probabilities of inclusion are given the (M + 1)-th value, as the paper's estimator takes them.
+Differs: the probabilities of inclusion are given the (M + 1)-th value, as the paper's estimator takes them; the best
+    value of all, which the paper's algorithm sets to 0, is drawn, without which that estimator has a bias.
 Checked: tests/decoding/test_sampling.py (frequencies, and unbiased sums, against enumeration).
 
 Dimensions: B requests · M beams · C children · X continuations.
@@ -43,16 +44,16 @@ def stochastic_beam_search(  # options of one search
 ) -> Beams:
     """``num_beams`` distinct code tuples of each request, drawn without replacement by their probabilities.
 
-    They are sorted by their perturbed log-probability, which is their score: a shorter sample is the beginning of a
-    longer one. ``inclusion_BM`` is the probability of each tuple to be in the sample given the threshold, the best
-    perturbed value outside: the sum over the sample of f · p / inclusion estimates the mean of f without bias. It is 1
-    where all tuples are in. Raises as ``beam_search`` does, and ``ValueError`` for the normalizer "model".
+    ``generator`` is on the trie's device. Tuples are sorted by their perturbed log-probability, which is their score: a
+    shorter sample is the beginning of a longer one. ``inclusion_BM`` is the probability of each tuple to be in the
+    sample given the threshold, the best perturbed value outside: the sum over the sample of f · p / inclusion estimates
+    the mean of f without bias. It is 1 where all tuples are in. Raises as ``beam_search`` does, and ``ValueError`` for
+    a normalizer other than "allowed".
     """
-    if distribution.normalizer == "model":
-        raise ValueError('a sample needs probabilities that sum to one: set normalizer to "tree" or "allowed"')
-    check_size(trie, num_requests, num_beams + 1, max_bytes)
+    _check_normalizer(distribution)
+    check_size(trie, num_requests, num_beams, max_bytes, num_spare=1)
     frontier = Frontier(step, cache, trie, num_requests, mask, distribution, prompts_Bl)
-    perturbed_BM = torch.zeros_like(frontier.log_probs_BM)
+    perturbed_BM = gumbel_noise(frontier.log_probs_BM, generator)
     for _ in range(trie.num_levels):
         log_probs_BMC = frontier.log_probs_BM[..., None] + frontier.expand()
         noise_BMC = gumbel_noise(log_probs_BMC, generator)
@@ -62,9 +63,8 @@ def stochastic_beam_search(  # options of one search
         picks_BM = perturbed_BX.topk(min(num_beams + 1, perturbed_BX.shape[1]), dim=1).indices
         perturbed_BM = perturbed_BX.gather(1, picks_BM)
         frontier.keep(picks_BM, log_probs_BX.gather(1, picks_BM))
-    threshold_B1 = F.pad(perturbed_BM, (0, 1), value=-torch.inf)[:, num_beams : num_beams + 1]
-    if perturbed_BM.shape[1] <= num_beams:
-        threshold_B1 = torch.full_like(threshold_B1, -torch.inf)
+    missing = max(0, num_beams + 1 - perturbed_BM.shape[1])
+    threshold_B1 = F.pad(perturbed_BM, (0, missing), value=-torch.inf)[:, -1:]
     inclusion_BM = -torch.expm1(-torch.exp(frontier.log_probs_BM - threshold_B1))
     inclusion_BM = torch.where(threshold_B1 == -torch.inf, 1.0, inclusion_BM).masked_fill(frontier.nodes_BM < 0, 0)
     return sorted_beams(trie, frontier.nodes_BM, frontier.log_probs_BM, perturbed_BM, num_beams, inclusion_BM)
@@ -88,8 +88,7 @@ def sample_independently(  # options of one search
     ``inclusion_BM`` is the probability of each tuple to be drawn at least once, 1 − (1 − p)^M. Raises as
     ``stochastic_beam_search`` does.
     """
-    if distribution.normalizer == "model":
-        raise ValueError('a sample needs probabilities that sum to one: set normalizer to "tree" or "allowed"')
+    _check_normalizer(distribution)
     check_size(trie, num_requests, num_beams, max_bytes)
     frontier = Frontier(step, cache, trie, num_requests, mask, distribution, prompts_Bl)
     for level in range(trie.num_levels):
@@ -106,6 +105,14 @@ def sample_independently(  # options of one search
     log_probs_BM = log_probs_BM.masked_fill(again_BM, -torch.inf)
     inclusion_BM = -torch.expm1(num_beams * torch.log1p(-log_probs_BM.exp().clamp(max=1)))
     return sorted_beams(trie, leaves_BM.masked_fill(again_BM, -1), log_probs_BM, log_probs_BM, num_beams, inclusion_BM)
+
+
+def _check_normalizer(distribution: Distribution) -> None:
+    if distribution.normalizer != "allowed":
+        raise ValueError(
+            f"normalizer = {distribution.normalizer!r}: a sample needs probabilities of what may be drawn that sum to "
+            'one: set normalizer to "allowed"'
+        )
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -49,6 +49,8 @@ class TokenSpace:
         if not self.tokens or any(level.ndim != 1 or not len(level) for level in self.tokens):
             shapes = [tuple(level.shape) for level in self.tokens]
             raise DataError(f"tokens have shapes {shapes}, expected one or more levels [codes]: give a token a code")
+        if any(level.is_floating_point() for level in self.tokens):
+            raise DataError(f"tokens have types {[level.dtype for level in self.tokens]}: token ids are integers")
         used = torch.cat([*self.tokens, self.tokens[0].new_tensor(self._special)])
         if int(used.min()) < 0:
             raise DataError(f"token id {int(used.min())} is below 0: token ids are places in a vocabulary")
@@ -99,7 +101,13 @@ class TokenSpace:
         return dataclasses.replace(self, tokens=tuple(level.to(device) for level in self.tokens))
 
     def require_codes_of(self, trie: Trie) -> None:
-        """Raise ``DataError`` where the trie has codes, or levels, without tokens."""
+        """Raise ``DataError`` where the trie has codes, or levels, without tokens, or another order of levels."""
+        trie.require_items()
+        if trie.order != tuple(range(trie.num_levels)):
+            raise DataError(
+                f"the trie fills levels in the order {trie.order}, a text has them from left to right: "
+                "build it without an order"
+            )
         most = [int(codes.max()) + 1 for codes in trie.child_codes]
         sizes = list(self.codebook_sizes)
         if len(most) != len(sizes) or any(used > size for used, size in zip(most, sizes, strict=True)):
@@ -158,7 +166,9 @@ class TokenSpace:
         return code_NL
 
     def tuples_in(self, tokens_T: Tensor) -> Tensor:
-        """Every whole code tuple that stands in a text [T], in order: [N, L]."""
+        """Every whole code tuple that stands in a text [T], in order: [N, L]. Raises ``DataError`` for other shapes."""
+        if tokens_T.ndim != 1:
+            raise DataError(f"tokens_T has shape {tuple(tokens_T.shape)}: give the tokens of one text, [T]")
         if len(tokens_T) < self.num_levels:
             return tokens_T.new_zeros(0, self.num_levels)
         levels, codes = (found.unfold(0, self.num_levels, 1) for found in self.locate(tokens_T))

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tesserec.errors import DataError
-from tesserec.types import PAD, Candidates, Requests
+from tesserec.types import PAD, Candidates, Ragged, Requests
 
 __all__ = [
     "MAX_SCORES",
     "allowed_items",
     "allowed_keys",
     "available_items",
+    "check_flags",
+    "check_items",
     "excluded_keys",
     "first_best",
     "top_k",
@@ -32,7 +34,7 @@ MAX_SCORES = 2**24
 def allowed_items(requests: Requests, num_items: int) -> Tensor:
     """Whether the filters of each request allow each item: bool [B, N].
 
-    Raises ``DataError`` where ``available_N`` is not of ``num_items`` items.
+    Raises ``DataError`` where the filters are not of ``num_items`` items.
     """
     allowed_BN = available_items(requests, num_items).repeat(len(requests), 1)
     allowed_BN.view(-1)[excluded_keys(requests, num_items)] = False
@@ -45,24 +47,34 @@ def allowed_items(requests: Requests, num_items: int) -> Tensor:
 
 
 def available_items(requests: Requests, num_items: int) -> Tensor:
-    """Whether each item may be shown to anybody: bool [N]. Raises ``DataError`` where the filter has another length."""
+    """Whether each item may be shown to anybody: bool [N]. Raises as ``check_flags`` does."""
     available_N = requests.filters.available_N
     if available_N is None:
         return torch.ones(num_items, dtype=torch.bool)
-    if available_N.shape != (num_items,):
-        shape = tuple(available_N.shape)
-        raise DataError(f"filters.available_N has shape {shape}, expected ({num_items},): give one flag an item")
+    check_flags(available_N, num_items)
     return available_N
 
 
+def check_flags(available_N: Tensor, num_items: int) -> None:
+    """Raise ``DataError`` where ``available_N`` is not bool [``num_items``]."""
+    if available_N.shape != (num_items,) or available_N.dtype != torch.bool:
+        shape = tuple(available_N.shape)
+        raise DataError(
+            f"available_N has shape {shape} and type {available_N.dtype}, expected ({num_items},) and torch.bool: "
+            "give one flag an item"
+        )
+
+
 def excluded_keys(requests: Requests, num_items: int) -> Tensor:
-    """``request · num_items + item`` of what a request's own filters exclude, distinct and ascending, int64."""
-    filters, history = requests.filters, requests.history
-    keys = torch.zeros(0, dtype=torch.int64)
+    """``request · num_items + item`` of what a request's own filters exclude, distinct and ascending, int64.
+
+    Raises ``DataError`` for items outside of 0 … ``num_items`` − 1.
+    """
+    filters, keys = requests.filters, torch.zeros(0, dtype=torch.int64)
     if filters.exclude_history:
-        keys = history.rows * num_items + history.items
+        keys = _keys(requests.history.as_ragged(), num_items, "the history, which is excluded,")
     if filters.excluded is not None:
-        keys = torch.cat([keys, filters.excluded.rows * num_items + filters.excluded.values])
+        keys = torch.cat([keys, _keys(filters.excluded, num_items, "filters.excluded")])
     distinct: Tensor = torch.unique(keys)
     return distinct
 
@@ -72,8 +84,24 @@ def allowed_keys(requests: Requests, num_items: int) -> Tensor | None:
     allowed = requests.filters.allowed
     if allowed is None:
         return None
-    distinct: Tensor = torch.unique(allowed.rows * num_items + allowed.values)
+    distinct: Tensor = torch.unique(_keys(allowed, num_items, "filters.allowed"))
     return distinct
+
+
+def _keys(items: Ragged, num_items: int, name: str) -> Tensor:
+    """The keys of a row of items a request: of an item that is none, the key would be that of another request."""
+    check_items(items.values, num_items, name)
+    return items.rows * num_items + items.values
+
+
+def check_items(items: Tensor, num_items: int, name: str) -> None:
+    """Raise ``DataError`` where ``items``, which ``name`` holds, are not all in 0 … ``num_items`` − 1."""
+    wrong = items[(items < 0) | (items >= num_items)]
+    if len(wrong):
+        raise DataError(
+            f"{name} holds item {int(wrong[0])}, of a catalogue with items 0 to {num_items - 1}: "
+            "leave out what is not in it, or use a model of the catalogue that has it"
+        )
 
 
 def top_k(scores_BN: Tensor, requests: Requests, k: int) -> Candidates:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.decoding.trie import Trie
+from tesserec.errors import ResourceError
 
 __all__ = ["NodeRows", "TreeSoftmax"]
 
@@ -35,12 +36,12 @@ class NodeRows:
         self.depth_R, self.key_R = depth_R, key_R
 
     @classmethod
-    def chosen(cls, trie: Trie, codebook_sizes: tuple[int, ...], counts_N: Tensor, least: int, most: int) -> NodeRows:
+    def chosen(cls, trie: Trie, counts_N: Tensor, least: int, most: int) -> NodeRows:
         """Prefixes of length ≥ 2 with at least ``least`` training targets below them, the ``most`` most frequent ones.
 
         Prefixes of length 1 have none: there the code's own vector says the same.
         """
-        keys = prefix_keys(trie, codebook_sizes)
+        keys = prefix_keys(trie)
         depths, values, counts = [], [], []
         for depth in range(2, trie.num_levels + 1):
             count = torch.bincount(trie.paths_NL[:, depth - 1], counts_N.double(), minlength=trie.num_nodes(depth))
@@ -62,10 +63,10 @@ class NodeRows:
         source = torch.tensor([place.get(pair, len(place)) for pair in wanted] + [len(place)])
         return vectors_RD[source]
 
-    def of_nodes(self, trie: Trie, codebook_sizes: tuple[int, ...]) -> list[Tensor]:
+    def of_nodes(self, trie: Trie) -> list[Tensor]:
         """For depths 1 … L, the row of each node or of its nearest ancestor with one; R where there is none."""
         rows = [torch.full((trie.num_nodes(1),), len(self.key_R))]
-        keys = prefix_keys(trie, codebook_sizes)
+        keys = prefix_keys(trie)
         for depth in range(2, trie.num_levels + 1):
             inherited = rows[-1].repeat_interleave(trie.child_offsets[depth - 1].diff().long())
             mine = (self.depth_R == depth).nonzero().squeeze(1)
@@ -77,11 +78,18 @@ class NodeRows:
         return rows
 
 
-def prefix_keys(trie: Trie, codebook_sizes: tuple[int, ...]) -> list[Tensor]:
-    """For depths 1 … L, each node's prefix as one number in mixed radix: the same in every trie of the codebooks."""
-    assert math.prod(codebook_sizes) < 2**63, "prefix keys must fit 63 bits"
+def prefix_keys(trie: Trie) -> list[Tensor]:
+    """For depths 1 … L, each node's prefix as one number in mixed radix: the same in every trie of the codebooks.
+
+    Raises ``ResourceError`` where such a number may need more than 63 bits.
+    """
+    sizes = [trie.codebook_sizes[level] for level in trie.order]
+    if math.prod(sizes) >= 2**63:
+        raise ResourceError(
+            f"prefixes of codebooks of {sizes} codes need more than 63 bits: use fewer or smaller levels"
+        )
     keys, above = [], torch.zeros(1, dtype=torch.int64)
-    for level, size in enumerate(codebook_sizes):
+    for level, size in enumerate(sizes):
         above = above.repeat_interleave(trie.child_offsets[level].diff().long()) * size + trie.child_codes[level]
         keys.append(above)
     return keys
@@ -93,10 +101,9 @@ class TreeSoftmax(nn.Module):
     row_depth: Tensor
     row_key: Tensor
 
-    def __init__(  # noqa: PLR0917  # parts that the network has at hand
+    def __init__(  # parts that the network has at hand
         self,
         trie: Trie,
-        codebook_sizes: tuple[int, ...],
         rows: NodeRows,
         width: int,
         scale: float,
@@ -111,8 +118,9 @@ class TreeSoftmax(nn.Module):
         self._kept_units: dict[int, Tensor] = {}
         self._kept_prefixes: dict[int, Tensor] = {}
         self._item_bounds = [bounds.long() for bounds in trie.item_bounds[1:]]
+        codebook_sizes = [trie.codebook_sizes[level] for level in trie.order]
         starts = [sum(codebook_sizes[:level]) for level in range(len(codebook_sizes))]
-        nodes = zip(starts, trie.child_codes, rows.of_nodes(trie, codebook_sizes), strict=True)
+        nodes = zip(starts, trie.child_codes, rows.of_nodes(trie), strict=True)
         self._nodes = [(start + code.long(), row) for start, code, row in nodes]
         self.codes = nn.Embedding(sum(codebook_sizes), width)
         self.rows = nn.Embedding(len(rows.key_R) + 1, width, padding_idx=len(rows.key_R))

@@ -62,10 +62,13 @@ class Trie:
         """The trie of a table; items of one bucket are ordered by ``popularity_N``, most first, then by index.
 
         With ``order``, a permutation of the levels, the codes are filled in that order instead of from left to right.
-        Raises ``ResourceError`` for more than 2³¹ − 1 items.
+        Raises ``ResourceError`` for more than 2³¹ − 1 items, ``DataError`` for a popularity that is not a number an
+        item, and ``ValueError`` for another ``order``.
         """
         if len(semantic_ids) > MAX_ITEMS:
             raise ResourceError(f"{len(semantic_ids)} items in one trie, at most {MAX_ITEMS}: split the catalog")
+        if popularity_N is not None:
+            _check_popularity(popularity_N, len(semantic_ids))
         order = tuple(range(semantic_ids.num_levels)) if order is None else tuple(order)
         if sorted(order) != list(range(semantic_ids.num_levels)):
             raise ValueError(f"order = {order}: give each of the levels 0 … {semantic_ids.num_levels - 1} once")
@@ -124,6 +127,11 @@ class Trie:
     def paths_NL(self) -> Tensor:
         """The node of each item at depths 1 … L, int64: for catalogs of which that many numbers fit."""
         return self.paths(self.leaf_N.long())
+
+    def require_items(self) -> None:
+        """Raise ``DataError`` where there is no item, and so nothing to find."""
+        if not len(self.items):
+            raise DataError("the trie has no items: add some with with_items, or build it of a table that has")
 
     def num_nodes(self, depth: int) -> int:
         """Number of distinct prefixes of length ``depth``, 0 ≤ depth ≤ L."""
@@ -265,10 +273,22 @@ class Trie:
 
     def node_of(self, prefix: Sequence[int]) -> int:
         """The node of a prefix; raises ``DataError`` where no item has it."""
+        if len(prefix) > self.num_levels:
+            raise DataError(f"a prefix of {len(prefix)} codes, expected at most {self.num_levels}: items have no more")
         node = int(self.find(len(prefix), torch.tensor([list(prefix)], dtype=torch.int64, device=self.device))[0])
         if node < 0:
             raise DataError(f"no item's codes begin with {tuple(prefix)}: give a prefix of a Semantic ID in the table")
         return node
+
+
+def _check_popularity(popularity_N: Tensor, num_items: int) -> None:
+    if popularity_N.shape != (num_items,):
+        raise DataError(
+            f"popularity_N has shape {tuple(popularity_N.shape)}, expected ({num_items},): give one number an item"
+        )
+    if bool(popularity_N.isnan().any()):
+        item = int(popularity_N.isnan().nonzero()[0])
+        raise DataError(f"the popularity of item {item} is NaN: give 0 where it is not known")
 
 
 def lexicographic_order(columns: Sequence[Tensor], sizes: Sequence[int], popularity_N: Tensor | None = None) -> Tensor:

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserec.decoding.top_k import allowed_keys, available_items, excluded_keys
+from tesserec.decoding.top_k import allowed_keys, available_items, check_flags, check_items, excluded_keys
 from tesserec.decoding.trie import Trie
-from tesserec.types import Requests
+from tesserec.errors import DataError
+from tesserec.types import PAD, Requests
 
 __all__ = ["Availability", "TrieMask", "contains"]
 
@@ -34,6 +35,8 @@ MAX_OPEN_NODES = 2**18
 class Availability:
     """Which items may be shown to anybody, with counts; build it once for all requests with ``Availability.of``."""
 
+    trie: Trie
+    """Of which the places are."""
     available_N: Tensor
     """A flag an item, bool."""
     words: Tensor
@@ -45,11 +48,12 @@ class Availability:
 
     @classmethod
     def of(cls, trie: Trie, available_N: Tensor) -> Availability:
-        """Of a flag an item, bool [N]."""
+        """Of a flag an item, bool [N], on the trie's device. Raises ``DataError`` for anything else."""
+        check_flags(available_N, trie.num_items)
         flags = available_N.index_select(0, trie.items).view(torch.uint8)
         words = F.pad(flags, (0, 8 - len(flags) % 8)).view(torch.int64)
         counts = ((words * ONES) >> 56).int()
-        found = cls(available_N, words, counts.cumsum(0, dtype=torch.int32) - counts, ())
+        found = cls(trie, available_N, words, counts.cumsum(0, dtype=torch.int32) - counts, ())
         small = (bounds if len(bounds) <= MAX_OPEN_NODES else None for bounds in trie.item_bounds[1:])
         opened = (None if bounds is None else found.count(bounds).diff() > 0 for bounds in small)
         return dataclasses.replace(found, open_nodes=tuple(opened))
@@ -72,6 +76,7 @@ class TrieMask:
     """Which nodes lead to an item that the filters of each request allow; build it with ``TrieMask.of``."""
 
     trie: Trie
+    num_requests: int
     availability: Availability | None
     """Of items for everybody; None: all are available."""
     excluded: Tensor
@@ -86,33 +91,54 @@ class TrieMask:
     def of(cls, trie: Trie, requests: Requests, availability: Availability | None = None) -> TrieMask:
         """The mask of ``requests.filters``; time and memory grow with the exclusions, not with B · N.
 
-        ``availability`` is that of ``filters.available_N``, where it is at hand: many requests share one.
+        ``availability`` is that of ``filters.available_N``, where it is at hand: many requests share one, and it takes
+        the filter's place. Raises ``DataError`` for filters, or an availability, of another catalogue or trie.
         """
+        if availability is not None and availability.trie.items is not trie.items:
+            raise DataError("the availability is of another trie: make it with Availability.of(trie, available_N)")
         if availability is None and requests.filters.available_N is not None:
             availability = Availability.of(trie, available_items(requests, trie.num_items).to(trie.device))
         excluded = excluded_keys(requests, trie.num_items).to(trie.device)
         allowed = allowed_keys(requests, trie.num_items)
-        return cls._closing(trie, availability, excluded, None if allowed is None else allowed.to(trie.device))
+        allowed = None if allowed is None else allowed.to(trie.device)
+        return cls(trie, len(requests), availability, excluded, allowed, ())._closed()
 
     def excluding(self, rows_X: Tensor, items_X: Tensor) -> TrieMask:
-        """The same mask, with these items taken from these requests too: what a slate already holds."""
-        excluded = torch.unique(torch.cat([self.excluded, rows_X * self.trie.num_items + items_X]))
-        return TrieMask._closing(self.trie, self.availability, excluded, self.allowed)
+        """The same mask, with these items taken from these requests too: what a slate already holds.
 
-    @classmethod
-    def _closing(
-        cls, trie: Trie, availability: Availability | None, excluded: Tensor, allowed: Tensor | None
-    ) -> TrieMask:
+        ``PAD`` takes nothing. Raises ``DataError`` for other items that are none, and for rows of no request.
+        """
+        if rows_X.ndim != 1 or rows_X.shape != items_X.shape:
+            shapes = f"{tuple(rows_X.shape)} and {tuple(items_X.shape)}"
+            raise DataError(f"rows_X and items_X have shapes {shapes}: give the request of each item, both [X]")
+        given_X = items_X != PAD
+        rows_X, items_X = rows_X[given_X].to(self.trie.device), items_X[given_X].to(self.trie.device).long()
+        check_items(items_X, self.trie.num_items, "items_X")
+        if bool(((rows_X < 0) | (rows_X >= self.num_requests)).any()):
+            raise DataError(f"rows_X = {rows_X.tolist()}: the mask is of requests 0 to {self.num_requests - 1}")
+        excluded = torch.unique(torch.cat([self.excluded, rows_X * self.trie.num_items + items_X]))
+        return dataclasses.replace(self, excluded=excluded)._closed()
+
+    def check(self, trie: Trie, num_requests: int) -> None:
+        """Raise ``DataError`` where the mask is of another trie, or of another number of requests."""
+        if self.trie.items is not trie.items:
+            raise DataError("the mask is of another trie: make it anew, with TrieMask.of(trie, requests)")
+        if self.num_requests != num_requests:
+            raise DataError(
+                f"the mask is of {self.num_requests} requests, the search of {num_requests}: make both of the same"
+            )
+
+    def _closed(self) -> TrieMask:
         """The mask with the keys of its nodes."""
-        mask = cls(trie, availability, excluded, allowed, ())
+        trie, excluded, allowed = self.trie, self.excluded, self.allowed
         if allowed is not None:
             row_X, item_X = _split(allowed, trie.num_items)
-            left = mask._available(item_X) & ~contains(excluded, allowed)
-            mask = dataclasses.replace(mask, allowed=allowed[left])
-            return dataclasses.replace(mask, keys=mask._nodes_of(row_X[left], item_X[left], only_full=False))
+            left = self._available(item_X) & ~contains(excluded, allowed)
+            keys = self._nodes_of(row_X[left], item_X[left], only_full=False)
+            return dataclasses.replace(self, allowed=allowed[left], keys=keys)
         row_X, item_X = _split(excluded, trie.num_items)
-        left = mask._available(item_X)
-        return dataclasses.replace(mask, keys=mask._nodes_of(row_X[left], item_X[left], only_full=True))
+        left = self._available(item_X)
+        return dataclasses.replace(self, keys=self._nodes_of(row_X[left], item_X[left], only_full=True))
 
     def allows(self, level: int, children_BMC: Tensor) -> Tensor:
         """Whether nodes of depth ``level`` + 1 [B, ...] lead to an allowed item: bool; false for −1."""

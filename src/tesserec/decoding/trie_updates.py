@@ -28,11 +28,13 @@ def with_items(trie: Trie, codes_XL: Tensor) -> Trie:
     """The trie with X more items at the end of the catalog, behind the items that are in their buckets already.
 
     Equal to ``Trie.build`` of the longer table, where the new items have no popularity. On the CPU. Raises
-    ``DataError`` for codes of another shape or outside of the codebooks.
+    ``DataError`` for codes of another shape or type, or outside of the codebooks.
     """
     sizes = trie.codebook_sizes
     if codes_XL.ndim != 2 or codes_XL.shape[1] != len(sizes):
         raise DataError(f"codes_XL has shape {tuple(codes_XL.shape)}, expected [new items, {len(sizes)}]")
+    if codes_XL.is_floating_point():
+        raise DataError(f"codes_XL has type {codes_XL.dtype}: give integers")
     if not len(codes_XL):
         return trie
     if bool(((codes_XL < 0) | (codes_XL >= torch.tensor(sizes))).any()):
@@ -54,8 +56,11 @@ def with_items(trie: Trie, codes_XL: Tensor) -> Trie:
 def without_items(trie: Trie, items: Tensor) -> Trie:
     """The trie without some items, whose numbers stay free: the others keep theirs.
 
-    Equal to a new trie of the items that are left. On the CPU. Raises ``DataError`` for an index that is no item's.
+    ``items`` are indices, int64. Equal to a new trie of the items that are left. On the CPU. Raises ``DataError`` for
+    an index that is no item's, and for flags or other numbers in place of indices.
     """
+    if items.is_floating_point() or items.dtype == torch.bool:
+        raise DataError(f"items to remove have type {items.dtype}: give their indices, int64")
     if len(items) and not (int(items.min()) >= 0 and int(items.max()) < trie.num_items):
         raise DataError(
             f"items to remove reach from {int(items.min())} to {int(items.max())}: legal: 0 to {trie.num_items - 1}"

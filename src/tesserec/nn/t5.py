@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tesserec.errors import DataError
 from tesserec.nn.onednn import Linear, from_onednn, suits_onednn, to_onednn
 from tesserec.nn.transformer import TransformerConfig
 
@@ -141,8 +142,12 @@ class T5(nn.Module):
     def load_huggingface(self, state: Mapping[str, Tensor], *, tied: bool = False) -> None:
         """Take the weights of ``T5ForConditionalGeneration.state_dict()``; of one whose head is ``tied``, if so.
 
-        Raises ``RuntimeError`` (torch's) where shapes differ and ``KeyError`` where a weight is missing.
+        Raises ``RuntimeError`` (torch's) where shapes differ, ``KeyError`` where a weight is missing and ``DataError``
+        where there are more layers.
         """
+        next_layer = f".block.{len(self._encoder)}."
+        if any(next_layer in name for name in state):
+            raise DataError(f"the weights have more than {len(self._encoder)} layers a side: build T5 with as many")
         own = {
             "shared.weight": state["shared.weight"],
             "head.weight": state["lm_head.weight"] * (state["lm_head.weight"].shape[1] ** -0.5 if tied else 1),

@@ -216,7 +216,7 @@ class Mosaic:
         counts_N = train.positives().item_counts()
         least, most = self.rows.min_events, self.rows.max_rows
         trie = self._trie(semantic_ids, context)
-        nodes = NodeRows.chosen(trie, semantic_ids.codebook_sizes, counts_N, least, most)
+        nodes = NodeRows.chosen(trie, counts_N, least, most)
         whole = self._num_negatives(len(catalog)) is None
         with seeded(context.seed):
             return MosaicNetwork(

@@ -105,7 +105,7 @@ class MosaicNetwork(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.trunk = Trunk(config)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.tree = TreeSoftmax(trie, semantic_ids.codebook_sizes, nodes, config.width, scale, nodes_of_items)
+        self.tree = TreeSoftmax(trie, nodes, config.width, scale, nodes_of_items)
         self.repeats = RepeatBonus(config.width, 1 + trie.num_levels) if repeats else None
         nn.init.zeros_(self.kinds.weight)
         nn.init.zeros_(self.gaps.weight)
