@@ -55,4 +55,4 @@ def test_in_float32_a_request_has_the_same_list_alone_and_in_a_batch(kind):
 def test_in_bfloat16_only_items_of_nearly_the_same_score_change_places():
     worst = displaced(*fitted(TIGER(model=SHAPE, precision="bfloat16", training=BRIEFLY)))
     print(f"largest gap of displaced items in bfloat16: {worst:.4f}")
-    assert worst < 0.01
+    assert worst < 1e-3

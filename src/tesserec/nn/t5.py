@@ -135,7 +135,9 @@ class T5(nn.Module):
             x_BMD, keeps = layer.look_back(x_BMD, before, bias_TH)
             x_BMD = layer.feed(layer.look(x_BMD, source.keys[number], source.values[number], source.mask_B11S))
             kept.append(keeps)
-        logits: Tensor = self.head(self.decoder_norm(x_BMD))
+        # Where the rest is bfloat16 too: beams are told apart by less than its last digit.
+        with torch.autocast(x_BMD.device.type, enabled=False):
+            logits: Tensor = self.head(self.decoder_norm(x_BMD.float()))
         own_BM = torch.arange(tokens_BM.numel(), device=tokens_BM.device).view(tokens_BM.shape)
         return Written(source, (*written.kept, tuple(kept)), (*path, own_BM)), logits
 
