@@ -39,6 +39,7 @@ def repository(root):
     for name, text in (
         ("benchmarks/accuracy/published.toml", PUBLISHED),
         ("benchmarks/README.md", ""),
+        ("docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n"),
         ("examples/quickstart.py", 'print("printed")\n'),
         ("docs/x.md", ""),
         (

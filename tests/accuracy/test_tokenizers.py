@@ -69,6 +69,7 @@ def repository(root):
         ("benchmarks/semantic_ids/suite.toml", GRID),
         ("benchmarks/semantic_ids/methods/letter.toml", '# LETTER: codes that follow.\nbase = "generator"\n'),
         ("benchmarks/README.md", ""),
+        ("docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n"),
         ("src/tesserec/x.py", ""),
         ("examples/quickstart.py", 'print("printed")\n'),
         ("docs/x.md", ""),
