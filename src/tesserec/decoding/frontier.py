@@ -5,6 +5,7 @@ Dimensions: B requests · M beams · C children · X = M · C continuations · l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import DataError, ResourceError
 
-__all__ = ["Distribution", "Frontier", "Step"]
+__all__ = ["Distribution", "Frontier", "Generation", "Step"]
 
 Cache = TypeVar("Cache")
 
@@ -42,6 +43,19 @@ class Step(Protocol[Cache]):
         of children that are −1, may be anything. Children that a filter forbids are present, so that a softmax
         over legal children does not depend on filters; the search leaves them out.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Generation(Generic[Cache]):
+    """A fitted model and requests that it has read: what a search needs beside its options."""
+
+    step: Step[Cache]
+    cache: Cache
+    """Of the first step."""
+    trie: Trie
+    mask: TrieMask
+    """What the requests' filters leave."""
+    num_requests: int
 
 
 @component

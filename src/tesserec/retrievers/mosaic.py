@@ -29,11 +29,12 @@ from tesserec.data.batches import (
     training_windows,
     windows_of,
 )
+from tesserec.decoding.frontier import Generation
 from tesserec.decoding.top_k import MAX_SCORES, top_k
 from tesserec.decoding.tree_softmax import NodeRows
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_file import kept_trie
-from tesserec.errors import RecipeError
+from tesserec.errors import DataError, RecipeError
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
@@ -180,6 +181,19 @@ class Mosaic:
             return self._answer(network, requests, k, self.answer)
         parts = [self._answer(network, requests.take(rows), k, self.answer) for rows in requests.batches(size)]
         return Candidates.concatenate(parts)
+
+    @torch.no_grad()
+    def generation(self, requests: Requests) -> Generation[None]:
+        """The requests, read all at once by the generative head, for searches with options of their own.
+
+        Raises ``DataError`` for a request without a history: ``retrieve`` answers those by popularity.
+        """
+        network = require_fitted(self._network, self)
+        empty = (requests.history.lengths == 0).nonzero()
+        if len(empty):
+            raise DataError(f"request {int(empty[0])} has no history, so nothing can be generated: ask retrieve for it")
+        encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
+        return network.generation(encoded, requests)
 
     def state(self) -> ComponentState:
         """Weights of the network and of the fusion, and the counts."""

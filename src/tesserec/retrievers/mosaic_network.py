@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.frontier import Generation
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
@@ -220,6 +221,12 @@ class MosaicNetwork(nn.Module):
 
     def generate(self, encoded: Encoded, requests: Requests, num_beams: int, k: int) -> Candidates:
         """Items by beam search over the tree, at most ``k`` a request."""
+        read = self.generation(encoded, requests)
+        beams = beam_search(read.step, None, read.trie, num_requests=len(requests), num_beams=num_beams, mask=read.mask)
+        return beams_to_items(beams, read.trie, k, read.mask)
+
+    def generation(self, encoded: Encoded, requests: Requests) -> Generation[None]:
+        """What searches over the tree need."""
 
         def step(  # noqa: PLR0917  # the protocol
             cache: None,
@@ -230,13 +237,11 @@ class MosaicNetwork(nn.Module):
             codes_BMC: Tensor,
         ) -> tuple[None, Tensor]:
             bonus_BG = None if encoded.level_bonuses is None else encoded.level_bonuses[level]
-            return None, self.tree.children_log_probs(level, encoded.states_SD, nodes_BM, children_BMC, bonus_BG)
+            with torch.no_grad():
+                return None, self.tree.children_log_probs(level, encoded.states_SD, nodes_BM, children_BMC, bonus_BG)
 
         self._place_nodes()
-        trie = self.tree.trie
-        mask = TrieMask.of(trie, requests)
-        beams = beam_search(step, None, trie, num_requests=len(requests), num_beams=num_beams, mask=mask)
-        return beams_to_items(beams, trie, k, mask)
+        return Generation(step, None, self.tree.trie, TrieMask.of(self.tree.trie, requests), len(requests))
 
     def _place_nodes(self) -> None:
         if self.tree.share is not None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tesserec.config import Field, component, settings_of
 from tesserec.data.batches import Windows, batches_of_like_length, history_of, windows_of
 from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.frontier import Generation
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_file import kept_trie
 from tesserec.decoding.trie_mask import TrieMask
@@ -222,20 +223,42 @@ class TIGER:
         windows = Windows(history, torch.maximum(history.offsets[user_B], ends - self.max_length), ends, ends)
         return Examples(windows.items_BT, user_B % self.num_user_tokens, history.items[ends])
 
+    def generation(self, requests: Requests) -> Generation[Written]:
+        """The requests, read all at once, for searches with options of their own: see docs/decoding.md."""
+        return self._generation(require_fitted(self._network, self), requests)
+
     def _retrieve(self, network: _Network, requests: Requests, k: int) -> Candidates:
+        with torch.inference_mode():
+            read = self._generation(network, requests)
+            beams = beam_search(
+                read.step,
+                read.cache,
+                read.trie,
+                num_requests=read.num_requests,
+                num_beams=max(self.num_beams, k),
+                mask=read.mask,
+            )
+        return dataclasses.replace(beams_to_items(beams, read.trie, k, read.mask), trace={})
+
+    def _generation(self, network: _Network, requests: Requests) -> Generation[Written]:
         windows = windows_of(requests.history.positives(), self.max_length)
         user_B = torch.full((len(requests),), -1) if requests.user_B is None else requests.user_B
         hashed_B = torch.where(user_B < 0, self.num_user_tokens, user_B % self.num_user_tokens)
-        mask = TrieMask.of(network.trie, requests)
-        low = self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast(network.users.weight.device.type, torch.bfloat16, enabled=low):
+        products = partial(
+            torch.autocast, network.users.weight.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
+        def step(  # noqa: PLR0917  # the protocol
+            cache: Written,
+            level: int,
+            parents_BM: Tensor | None,
+            nodes_BM: Tensor,
+            children_BMC: Tensor,
+            codes_BMC: Tensor,
+        ) -> tuple[Written, Tensor]:
+            with torch.no_grad(), products():
+                return network.step(cache, level, parents_BM, nodes_BM, children_BMC, codes_BMC)
+
+        with torch.no_grad(), products():
             written = network.t5.begin(network.read(windows.items_BT, hashed_B))
-            beams = beam_search(
-                network.step,
-                written,
-                network.trie,
-                num_requests=len(requests),
-                num_beams=max(self.num_beams, k),
-                mask=mask,
-            )
-        return dataclasses.replace(beams_to_items(beams, network.trie, k, mask), trace={})
+        return Generation(step, written, network.trie, TrieMask.of(network.trie, requests), len(requests))
