@@ -54,7 +54,7 @@ def suits_onednn(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.shape[:-1].numel() >= FEW_ROWS
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own
         and not torch.is_autocast_enabled("cpu")
     )
 
