@@ -3,7 +3,7 @@
 Paper: "Vectorizing the Trie", arXiv 2602.22647 (STATIC), for children in compressed rows read for all beams at once.
 Adds: the legal continuations of any number of prefixes in a few gathers, on any device; numbers in the smallest type
     that holds them; for each prefix, where its items begin and end, from which filters close prefixes.
-Differs: the tables of the first levels hold the codes of a node's children, not one cell for every code of the codebook.
+Differs: tables of the first levels hold the codes of each node's children, not a cell for every code of the codebook.
 Checked: tests/decoding/test_trie.py (a dictionary trie, hypothesis); tests/prove (0 mistakes in 10⁷ results).
 
 Dimensions: B requests · M beams · C children · N items · L levels.
