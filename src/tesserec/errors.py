@@ -9,6 +9,8 @@
     ├── ResourceError                too large for this machine or method; says what fits
     ├── VersionMismatchError         a model of another codebook than the one at hand
     ├── BundleError                  a bundle on disk that is damaged, incomplete or too new
+    ├── ServiceError                 the service cannot start or publish as it was asked to
+    ├── StoreError                   events or items could not be kept: nothing was acknowledged
     └── TrainingInterrupted          Ctrl-C: the checkpoint is on disk and resumes
 
 A message says what was given, what was expected and what to do. Our own mistakes are ``assert``.
@@ -21,6 +23,8 @@ __all__ = [
     "NotFittedError",
     "RecipeError",
     "ResourceError",
+    "ServiceError",
+    "StoreError",
     "TesserecError",
     "TrainingInterrupted",
     "UnknownIdError",
@@ -64,6 +68,14 @@ class VersionMismatchError(TesserecError):
 
 class BundleError(TesserecError):
     """A bundle on disk that is damaged, incomplete or of a newer format."""
+
+
+class ServiceError(TesserecError):
+    """The service cannot start, publish or roll back as it was asked to."""
+
+
+class StoreError(TesserecError):
+    """The store could not make a write durable, or answer a read; nothing of it was acknowledged."""
 
 
 class TrainingInterrupted(TesserecError):
