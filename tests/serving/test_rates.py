@@ -1,0 +1,47 @@
+"""Rate limits: the moving window, per key and per address."""
+
+import asyncio
+import time
+
+import pydantic
+import pytest
+
+from tesserec.errors import ServiceError
+from tesserec.serving.rates import RateConfig, RateLimits
+
+
+def answers(limits: RateLimits, *requests: tuple[str | None, str]) -> list[int | None]:
+    async def ask() -> list[int | None]:
+        return [await limits.retry_after_s(*request) for request in requests]
+
+    return asyncio.run(ask())
+
+
+def test_each_key_has_its_own_window() -> None:
+    limits = RateLimits(RateConfig(per_key="2/minute", per_address=None))
+    requests = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), (None, "1")]
+    assert answers(limits, *requests) == [None, None, 60, None, None]
+
+
+def test_an_address_counts_whoever_comes_from_it() -> None:
+    limits = RateLimits(RateConfig(per_key=None, per_address="2/hour"))
+    requests = [("a", "1"), (None, "1"), ("b", "1"), ("b", "2")]
+    assert answers(limits, *requests) == [None, None, 3600, None]
+
+
+def test_the_window_moves() -> None:
+    limits = RateLimits(RateConfig(per_key="3/second", per_address=None))
+    assert answers(limits, *[("a", "1")] * 4) == [None, None, None, 1]
+    time.sleep(1.01)
+    assert answers(limits, ("a", "1")) == [None]
+
+
+def test_no_limits_at_all() -> None:
+    assert answers(RateLimits(RateConfig(per_key=None, per_address=None)), *[("a", "1")] * 50) == [None] * 50
+
+
+def test_a_rate_that_is_none_and_a_storage_that_is_none() -> None:
+    with pytest.raises(pydantic.ValidationError, match="'fast' is not a rate: expected a number and a time"):
+        RateConfig(per_key="fast")
+    with pytest.raises(ServiceError, match=r"rates.storage = 'carrier://pigeon'.*expected redis://"):
+        RateLimits(RateConfig(storage="carrier://pigeon"))
