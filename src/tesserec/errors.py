@@ -10,6 +10,7 @@
     ├── VersionMismatchError         a model of another codebook than the one at hand
     ├── BundleError                  a bundle on disk that is damaged, incomplete or too new
     ├── ServiceError                 the service cannot start or publish as it was asked to
+    │   └── RequestError             what a client of the service asked for was not done; has status and request id
     ├── StoreError                   events or items could not be kept: nothing was acknowledged
     └── TrainingInterrupted          Ctrl-C: the checkpoint is on disk and resumes
 
@@ -22,6 +23,7 @@ __all__ = [
     "LeakError",
     "NotFittedError",
     "RecipeError",
+    "RequestError",
     "ResourceError",
     "ServiceError",
     "StoreError",
@@ -72,6 +74,21 @@ class BundleError(TesserecError):
 
 class ServiceError(TesserecError):
     """The service cannot start, publish or roll back as it was asked to."""
+
+
+class RequestError(ServiceError):
+    """The service did not do what its client asked for; says so in the service's own words."""
+
+    def __init__(
+        self, message: str, status: int | None = None, detail: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP; None where no answer came."""
+        self.detail = message if detail is None else detail
+        """What the service said."""
+        self.request_id = request_id
+        """The logs of the service have it."""
 
 
 class StoreError(TesserecError):
