@@ -182,6 +182,12 @@ class Mosaic:
         parts = [self._answer(network, requests.take(rows), k, self.answer) for rows in requests.batches(size)]
         return Candidates.concatenate(parts)
 
+    def answering(self, answer: Literal["fused", "generative", "dense"]) -> Mosaic:
+        """The same fitted system with another ``answer``; weights and counts are shared, so it costs nothing."""
+        other = dataclasses.replace(self, answer=answer)
+        other._network, other._weights_S, other.training_log = self._network, self._weights_S, self.training_log
+        return other
+
     @torch.no_grad()
     def generation(self, requests: Requests) -> Generation[None]:
         """The requests, read all at once by the generative head, for searches with options of their own.

@@ -1,0 +1,314 @@
+"""``LoadedModel``: a bundle ready to answer, with the cheaper ways to answer that stand behind it.
+
+    rung                 answers with
+    generative           the retriever as it was fitted
+    dense                Mosaic's dense head alone; it shares the network
+    cooccurrence         what followed the last items of the history, counted
+    segment_popularity   what users of the same first code had
+    popularity           what is popular
+
+It is immutable: items that arrive make a new one, and the one before goes on answering for who holds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar, cast
+
+import polars as pl
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tesserec.bundle import Bundle, Content
+from tesserec.config import fresh
+from tesserec.data.append import append_catalog
+from tesserec.data.requests import history_requests
+from tesserec.data.splits import has_repeats
+from tesserec.errors import DataError
+from tesserec.pipeline import extended_content, fit_context, restored
+from tesserec.recipe import Recipe, parse_recipe
+from tesserec.retrievers.cooccurrence import Cooccurrence
+from tesserec.retrievers.mosaic import Mosaic
+from tesserec.retrievers.popularity import Popularity
+from tesserec.serving.pasts import Past, Reader
+from tesserec.serving.records import Event
+from tesserec.serving.segments import SegmentPopularity, segments_of
+from tesserec.types import (
+    PAD,
+    Candidates,
+    Catalog,
+    Filters,
+    FitContext,
+    History,
+    Interactions,
+    Ragged,
+    Requests,
+    Retriever,
+    TakesNewItems,
+    Vocabulary,
+    silent,
+)
+
+__all__ = ["RUNGS", "LoadedModel", "Rung"]
+
+Rung = Literal["generative", "dense", "cooccurrence", "segment_popularity", "popularity"]
+RUNGS: tuple[Rung, ...] = ("generative", "dense", "cooccurrence", "segment_popularity", "popularity")
+"""The ladder, from the top."""
+
+Counter = TypeVar("Counter", Cooccurrence, Popularity)
+Restored = TypeVar("Restored", bound=Retriever)
+
+
+class _Answers(Protocol):
+    def retrieve(self, requests: Requests, k: int) -> Candidates:
+        """As of ``Retriever``."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A bundle in memory; item ids are strings. Build it with ``load``."""
+
+    version: str
+    """Of the bundle."""
+    recipe: Recipe
+    catalog: Catalog
+    """The items that it can answer with, those added since the fit at the end."""
+    num_fitted: int
+    """Items before this number were known to the fit."""
+    content: Content
+    reader: Reader
+    """How it reads events."""
+    answers: Mapping[Rung, _Answers]
+    """Rung → what answers, from the top; the lowest is always ``popularity``."""
+    fitted: Fitted
+    """What else is remembered of the fit."""
+
+    @classmethod
+    def load(cls, folder: Path, version: str) -> LoadedModel:
+        """The bundle in ``folder``, warm; raises ``BundleError`` that names a file that is missing or damaged."""
+        bundle = Bundle.open(folder)
+        recipe, events = parse_recipe(bundle.manifest.recipe), bundle.interactions
+        catalog = _with_text_ids(bundle.catalog)
+        derived = folder / "derived" if os.access(folder, os.W_OK) else None
+        context = dataclasses.replace(fit_context(recipe, bundle.content, silent), derived_folder=derived)
+        retriever = restored(recipe.retriever, bundle.serving, catalog, context)
+        excludes = recipe.split.exclude_history
+        newcomers = _counted(Popularity(), events, catalog)
+        model = cls(
+            version=version,
+            recipe=recipe,
+            catalog=catalog,
+            num_fitted=len(events.items),
+            content=bundle.content,
+            reader=Reader.of(events),
+            answers=_ladder(retriever, newcomers, events, catalog, bundle.content),
+            fitted=Fitted(_as_text(events.users), not has_repeats(events) if excludes is None else excludes, newcomers),
+        )
+        model.warm_up()
+        return model
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rungs that this model has, from the top; a retriever that counts has none above its own."""
+        return tuple(self.answers)
+
+    @property
+    def codebook_version(self) -> str | None:
+        """Of the codes that the retriever was fitted on; None where it has none."""
+        return None if self.content.semantic_ids is None else self.content.semantic_ids.codebook_version
+
+    @property
+    def exclude_history(self) -> bool:
+        """Whether answers leave out what a user had, unless a request says otherwise; not where people buy again."""
+        return self.fitted.exclude_history
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Item id → dense index."""
+        return {str(item): number for number, item in enumerate(self.catalog.items.ids.to_pylist())}
+
+    def read(self, events: Sequence[Event], then: Sequence[str] = (), user_id: str | None = None) -> Past:
+        """A user's events (oldest first), and the items ``then`` after them, as this model reads them.
+
+        Items and kinds of events that it does not know are left out and named in the result.
+        """
+        user = -1 if user_id is None else int(self.fitted.users.find([user_id])[0])
+        return self.reader.read(self.index, events, then, user)
+
+    def answer(self, rung: Rung, requests: Requests, k: int) -> Candidates:
+        """The ``k`` best items that the filters allow; whoever has no positive event gets what is popular.
+
+        Raises ``DataError`` for a rung that this model does not have.
+        """
+        if rung not in self.answers:
+            raise DataError(f"this model has no rung {rung!r}: it has {', '.join(self.rungs)}")
+        known_B = requests.history.positives().lengths > 0
+        if bool(known_B.all()) and len(requests):
+            return self._retrieved(rung, requests, k)
+        if not bool(known_B.any()):
+            return self.fitted.newcomers.retrieve(requests, k)
+        rows = [known_B.nonzero().squeeze(1), (~known_B).nonzero().squeeze(1)]
+        found = [
+            self._retrieved(rung, requests.take(rows[0]), k),
+            self.fitted.newcomers.retrieve(requests.take(rows[1]), k),
+        ]
+        order = torch.cat(rows).argsort()
+        both = Candidates.concatenate([Candidates(part.items_BK, part.scores_BK) for part in found])
+        return Candidates(both.items_BK[order], both.scores_BK[order])
+
+    def with_items(self, new: Catalog) -> LoadedModel:
+        """A model that also knows the items of ``new`` that this one lacks, warm; this one stays as it is.
+
+        They get vectors and codes from what was fitted. A retriever that can only answer with items of its fit goes on
+        doing so, and its counted rungs answer with all. Raises ``DataError`` where a new item's row cannot be used.
+        """
+        catalog = append_catalog(self.catalog, _with_text_ids(new))
+        if len(catalog) == len(self.catalog):
+            return self
+        content = extended_content(self.recipe, self.content, catalog)
+        context = fit_context(self.recipe, content, silent)
+        answers = _grown(self.answers, catalog, content, context)
+        newcomers = _restored_for(self.fitted.newcomers, catalog, context)
+        fitted = dataclasses.replace(self.fitted, newcomers=newcomers)
+        model = dataclasses.replace(self, catalog=catalog, content=content, answers=answers, fitted=fitted)
+        model.warm_up()
+        return model
+
+    def warm_up(self) -> None:
+        """Answer once from each rung, so that what is computed at the first answer is there before requests are."""
+        if len(self.catalog):
+            for rung in self.rungs:
+                self.answer(rung, history_requests([[0]]), 1)
+        assert self.index is not None
+
+    def codes_of(self, index: int) -> tuple[int, ...] | None:
+        """The code tuple of the item at a dense index; None where the model has no codes."""
+        codes = self.content.semantic_ids
+        return None if codes is None else tuple(codes.codes_NL[index].tolist())
+
+    def similar(self, index: int, k: int, mask: Tensor) -> list[tuple[int, float]]:
+        """The ``k`` items of ``mask`` (bool [N]) most like the item at ``index``, as (index, score), best first.
+
+        The score is the cosine of content vectors; in a model without vectors, what the retriever proposes after a
+        history of the item alone.
+        """
+        if self._unit_ND is None:
+            requests = history_requests([[index]], exclude_history=True, available_N=mask)
+            found = self.answer(self.rungs[0], requests, k)
+        else:
+            cosine_N = (self._unit_ND @ self._unit_ND[index]).masked_fill(~mask, -torch.inf)
+            cosine_N[index] = -torch.inf
+            best = cosine_N.topk(min(k, len(cosine_N)))
+            found = Candidates(best.indices.masked_fill(best.values == -torch.inf, PAD)[None], best.values[None])
+        pairs = zip(found.items_BK[0].tolist(), found.scores_BK[0].tolist(), strict=True)
+        return [(item, score) for item, score in pairs if item != PAD]
+
+    @cached_property
+    def _unit_ND(self) -> Tensor | None:
+        vectors = self.content.embeddings
+        return None if vectors is None else F.normalize(vectors.vectors_ND, dim=1)
+
+    def _retrieved(self, rung: Rung, requests: Requests, k: int) -> Candidates:
+        answers = self.answers[rung]
+        if isinstance(answers, SegmentPopularity | TakesNewItems) or self.num_fitted == len(self.catalog):
+            return answers.retrieve(requests, k)
+        return answers.retrieve(_of_first_items(requests, self.num_fitted), k)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a loaded model remembers of its fit beside the retriever."""
+
+    users: Vocabulary
+    exclude_history: bool
+    newcomers: Popularity
+    """Of all events: what answers who has no positive event, as in ``Recommender``."""
+
+
+def _ladder(
+    retriever: Retriever, popularity: Popularity, events: Interactions, catalog: Catalog, content: Content
+) -> dict[Rung, _Answers]:
+    """What answers on each rung; counts that the retriever does not have are made of ``events``."""
+    if isinstance(retriever, Popularity):
+        return {"popularity": retriever}
+    rungs: dict[Rung, _Answers] = {}
+    if isinstance(retriever, Cooccurrence):
+        rungs["cooccurrence"] = retriever
+    elif isinstance(retriever, Mosaic):
+        rungs |= {"generative": retriever, "dense": retriever.answering("dense")}
+        rungs["cooccurrence"] = retriever.cooccurrence
+    else:
+        rungs |= {"generative": retriever, "cooccurrence": _counted(Cooccurrence(), events, catalog)}
+    segment_N = segments_of(catalog, content)
+    if segment_N is not None:
+        rungs["segment_popularity"] = SegmentPopularity.fitted(events, segment_N, popularity.share_N())
+    return {**rungs, "popularity": popularity}
+
+
+def _counted(counter: Counter, events: Interactions, catalog: Catalog) -> Counter:
+    counter.fit(events, catalog, FitContext())
+    return counter
+
+
+def _grown(
+    answers: Mapping[Rung, _Answers], catalog: Catalog, content: Content, context: FitContext
+) -> dict[Rung, _Answers]:
+    """New retrievers for a larger catalog, in place of those that take new items."""
+    grown: dict[Rung, _Answers] = {}
+    for rung, old in reversed(list(answers.items())):
+        if isinstance(old, SegmentPopularity):
+            segment_N = segments_of(catalog, content)
+            assert segment_N is not None, "a catalog that grows keeps its codes and domains"
+            grown[rung] = old.grown(segment_N, cast("Popularity", grown["popularity"]).share_N())
+        elif isinstance(old, Mosaic) and rung == "dense":
+            continue  # a view of the generative rung
+        elif isinstance(old, Retriever) and isinstance(old, TakesNewItems):
+            grown[rung] = _restored_for(old, catalog, context)
+        else:
+            grown[rung] = old
+    top = grown.get("generative")
+    if isinstance(top, Mosaic):
+        grown |= {"dense": top.answering("dense"), "cooccurrence": top.cooccurrence}
+    return {rung: grown[rung] for rung in answers}
+
+
+def _restored_for(old: Restored, catalog: Catalog, context: FitContext) -> Restored:
+    made = fresh(old)
+    made.restore(old.state(), catalog, context)
+    return made
+
+
+def _of_first_items(requests: Requests, number: int) -> Requests:
+    """The requests in terms of the first ``number`` items: the others are neither read nor answered."""
+    history, filters = requests.history, requests.filters
+    keep = history.items < number
+    ends = torch.cat([torch.zeros(1, dtype=torch.int64), keep.long().cumsum(0)])
+    first = History(ends[history.offsets], history.items[keep], {k: v[keep] for k, v in history.columns.items()})
+    excluded = None if filters.excluded is None else _ragged_below(filters.excluded, number)
+    available_N = None if filters.available_N is None else filters.available_N[:number]
+    only = Filters(filters.exclude_history, excluded, available_N)
+    return dataclasses.replace(requests, history=first, filters=only)
+
+
+def _ragged_below(rows: Ragged, number: int) -> Ragged:
+    keep = rows.values < number
+    ends = torch.cat([torch.zeros(1, dtype=torch.int64), keep.long().cumsum(0)])
+    return Ragged(ends[rows.offsets], rows.values[keep])
+
+
+def _with_text_ids(catalog: Catalog) -> Catalog:
+    frame = catalog.frame
+    if "item_id" in frame.columns:
+        frame = frame.with_columns(pl.col("item_id").cast(pl.String))
+    return Catalog(_as_text(catalog.items), frame, catalog.available_N)
+
+
+def _as_text(vocabulary: Vocabulary) -> Vocabulary:
+    return Vocabulary(vocabulary.ids.cast(pa.large_string()))
