@@ -44,6 +44,7 @@ __all__ = [
     "Quantizer",
     "Ragged",
     "Requests",
+    "Reranker",
     "Retriever",
     "Scorer",
     "SemanticIds",
@@ -679,6 +680,14 @@ class Retriever(Protocol):
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``; ``context`` holds the embeddings and Semantic IDs of the fit."""
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Makes of a request's candidates what is shown."""
+
+    def rerank(self, requests: Requests, candidates: Candidates, k: int) -> Candidates:
+        """At most ``k`` of the candidates of each request, in a new order that their new scores follow."""
 
 
 @runtime_checkable
