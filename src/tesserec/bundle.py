@@ -61,6 +61,7 @@ __all__ = [
     "load_state",
     "publish",
     "save_content",
+    "save_manifest",
     "save_report",
     "save_state",
     "swap",
@@ -278,6 +279,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` into ``folder``; ``manifest.files`` must be what is there."""
+    table = dataclasses.asdict(manifest)
+    text = json.dumps({**table, "sha256": _table_digest(table)}, indent=1)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
 def save_state(path: Path, state: ComponentState) -> None:
     """Write a component's state as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
@@ -412,9 +420,7 @@ def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files=files,
     )
-    table = dataclasses.asdict(manifest)
-    text = json.dumps({**table, "sha256": _table_digest(table)}, indent=1)
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    save_manifest(folder, manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:
