@@ -3,6 +3,7 @@
     TesserecError                    the caller can do something about it
     ├── DataError                    events, catalogs, ids: what was read is not usable
     │   ├── UnknownIdError           an id that is in no vocabulary
+    │   ├── FilterError              a filter expression that cannot be read, or asks what an attribute cannot answer
     │   └── LeakError                a training event at or after the time it must not know
     ├── RecipeError                  a recipe or setting that does not exist or is out of range
     ├── NotFittedError               a component used before ``fit``
@@ -20,6 +21,7 @@ A message says what was given, what was expected and what to do. Our own mistake
 __all__ = [
     "BundleError",
     "DataError",
+    "FilterError",
     "LeakError",
     "NotFittedError",
     "RecipeError",
@@ -46,6 +48,10 @@ class UnknownIdError(DataError, KeyError):
     """A user or item id that the vocabulary does not hold."""
 
     __str__ = Exception.__str__
+
+
+class FilterError(DataError):
+    """A filter expression that cannot be read or does not fit the attributes; names the position."""
 
 
 class LeakError(DataError):
