@@ -20,7 +20,7 @@ from tesserec.data.tables import Source, Table, match_columns, open_table, to_fr
 from tesserec.errors import DataError
 from tesserec.types import Catalog, Interactions, Vocabulary
 
-__all__ = ["ITEM_COLUMNS", "align_catalog", "catalog_of", "read_catalog"]
+__all__ = ["ITEM_COLUMNS", "align_catalog", "catalog_of", "made_text", "read_catalog"]
 
 ITEM_COLUMNS: dict[str, tuple[str, ...]] = {
     "item_id": ("item", "iid", "product_id", "product", "asin", "parent_asin", "movie_id", "article_id", "venue_id"),
@@ -91,7 +91,7 @@ def _typed(frame: pl.DataFrame, where: str) -> pl.DataFrame:
         frame = frame.with_columns(_price(frame["price"], where))
     if "available" in frame.columns:
         frame = frame.with_columns(_available(frame["available"], where))
-    return frame if "text" in frame.columns else frame.with_columns(_text(frame))
+    return frame if "text" in frame.columns else frame.with_columns(made_text(frame))
 
 
 def _joined(frame: pl.DataFrame, name: str) -> pl.Expr:
@@ -104,7 +104,8 @@ def _joined(frame: pl.DataFrame, name: str) -> pl.Expr:
     return column.cast(pl.List(pl.String)).list.join(", ").alias(name)
 
 
-def _text(frame: pl.DataFrame) -> pl.Expr:
+def made_text(frame: pl.DataFrame) -> pl.Expr:
+    """The column ``text`` for a frame without one, made of its title, brand, categories and description."""
     parts = []
     for name, label in _TEXT_PARTS:
         if name in frame.columns:

@@ -14,14 +14,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import polars as pl
 
 from tesserec.config import did_you_mean
 from tesserec.errors import FilterError
-from tesserec.serving.kinds import BOOLEAN, EMPTY, NUMBER, TEXT, TEXTS, TIME, comparable, kind_of
+from tesserec.serving.kinds import BOOLEAN, EMPTY, NUMBER, TEXT, TEXTS, TIME, comparable, kind_of, microseconds
 
 __all__ = ["MAX_DEPTH", "MAX_LENGTH", "compile_filter"]
 
@@ -31,9 +30,6 @@ MAX_DEPTH = 32
 """Levels of ``and``, ``or``, ``not`` and calls within each other, at most."""
 
 _EXAMPLES = {NUMBER: "10", TEXT: '"mugs"', BOOLEAN: "true", TIME: '"2024-05-31"'}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST_S = 253_402_300_799
-"""The last second of the year 9999."""
 _SIGNS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 _FUNCTIONS = ("attribute", "contains", "is_missing", "starts_with")
 
@@ -173,18 +169,12 @@ class _Compiler:
             )
         return value
 
-    def _microseconds(self, node: ast.expr, value: Constant) -> int:
-        if not isinstance(value, str):
-            if abs(value) > _LATEST_S:
-                raise self._error(node, f"{value} is no time: give seconds since 1970 or ISO 8601, such as 2024-05-31")
-            return round(value * 1_000_000)
+    def _microseconds(self, node: ast.expr, value: str | int | float) -> int:
         try:
-            moment = datetime.fromisoformat(value)
+            return microseconds(value)
         except ValueError:
             hint = "give seconds since 1970 or ISO 8601, such as 2024-05-31"
             raise self._error(node, f"{value!r} is no time: {hint}") from None
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return (aware - _EPOCH) // timedelta(microseconds=1)
 
     def _in(self, left: ast.expr, right: ast.expr) -> pl.Expr:
         if isinstance(right, ast.List | ast.Tuple):

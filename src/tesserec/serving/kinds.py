@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import polars as pl
 
-__all__ = ["BOOLEAN", "EMPTY", "NUMBER", "TEXT", "TEXTS", "TIME", "comparable", "kind_of"]
+__all__ = ["BOOLEAN", "EMPTY", "NUMBER", "TEXT", "TEXTS", "TIME", "comparable", "kind_of", "microseconds"]
 
 NUMBER, TEXT, BOOLEAN, TIME, TEXTS = "a number", "text", "true or false", "a time", "a list of texts"
 EMPTY = "missing everywhere"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_S = 253_402_300_799
+"""The last second of the year 9999."""
 _WHOLE = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 
 
@@ -37,3 +42,18 @@ def comparable(column: pl.Expr, dtype: pl.DataType, kind: str) -> pl.Expr:
     if kind == TEXTS:
         return column.cast(pl.List(pl.String))
     return column.cast(pl.String) if kind == TEXT else column
+
+
+def microseconds(time: str | int | float) -> int:
+    """Seconds since 1970 or an ISO 8601 string (UTC where it has no zone) as microseconds since 1970.
+
+    Raises ``ValueError`` for what is no time of the years 1 to 9999.
+    """
+    if isinstance(time, str):
+        moment = datetime.fromisoformat(time)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (aware - _EPOCH) // timedelta(microseconds=1)
+    earliest_s = datetime.min.replace(tzinfo=UTC).timestamp()
+    if not earliest_s <= time <= _LATEST_S:
+        raise ValueError(f"{time} is not between the years 1 and 9999")
+    return round(time * 1_000_000)

@@ -1,0 +1,136 @@
+"""``CatalogSnapshot``: what there is to show at one revision of the items, for one loaded model.
+
+Dimensions: N items.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from tesserec.serving.attributes import attribute_frame, described
+from tesserec.serving.filters import compile_filter
+from tesserec.types import Catalog, Vocabulary
+
+__all__ = ["CatalogSnapshot", "ItemTable"]
+
+_MAX_KEPT = 64
+T = TypeVar("T")
+
+
+class _Kept(Generic[T]):
+    """The values of the texts that were asked for last; the same object for the same text, in all threads."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, text: str, make: Callable[[str], T]) -> T:
+        with self._lock:
+            if text not in self._values:
+                self._values[text] = make(text)
+            self._values.move_to_end(text)
+            if len(self._values) > _MAX_KEPT:
+                self._values.popitem(last=False)
+            return self._values[text]
+
+
+class ItemTable:
+    """The attributes of all items: snapshots between which only stock changed share one, with what was computed."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+        self._truths: _Kept[Tensor] = _Kept()
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """What to call each item: its title, else its text, else its id."""
+        names = [name for name in ("title", "text") if self.frame.schema.get(name) == pl.String]
+        named = [pl.when(pl.col(name) != "").then(pl.col(name)) for name in names]
+        return self.frame.select(pl.coalesce(*named, "item_id")).to_series().to_list()
+
+    def truth(self, text: str) -> Tensor:
+        """For which items a filter holds, bool [N]; raises ``FilterError``."""
+        return self._truths.get(text, self._evaluated)
+
+    def _evaluated(self, text: str) -> Tensor:
+        truth = self.frame.select(compile_filter(text, self.frame.schema).alias("truth"))["truth"]
+        return truth.to_torch() if len(truth) else torch.zeros(0, dtype=torch.bool)
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogSnapshot:
+    """The items at one revision; it never changes, and its tensors must not be written to."""
+
+    items: Vocabulary
+    """In the model's dense order: those of its bundle, then those added since."""
+    table: ItemTable
+    available_N: Tensor
+    """Which may be shown now, bool: available and not deleted."""
+    deleted_N: Tensor
+    """Which were deleted, bool: never shown, searched or described."""
+    revision: int
+    """The store's table revision: what was put up to it counts, and nothing after it."""
+    num_fitted: int
+    """Items before this number were known to the fit; those after are cold."""
+    positions: Mapping[str, int]
+    """Item id → dense index; may hold later items, whose indices are beyond this snapshot."""
+    _masks: _Kept[Tensor] = field(default_factory=_Kept, init=False)
+
+    @classmethod
+    def of(cls, catalog: Catalog, num_fitted: int | None = None) -> CatalogSnapshot:
+        """A catalog as it is, at revision 0; all items are taken for fitted where ``num_fitted`` is None."""
+        frame = attribute_frame(catalog)
+        available_N = torch.ones(len(catalog), dtype=torch.bool) if catalog.available_N is None else catalog.available_N
+        positions = {item_id: index for index, item_id in enumerate(frame["item_id"])}
+        num_fitted = len(catalog) if num_fitted is None else num_fitted
+        deleted_N = torch.zeros(len(catalog), dtype=torch.bool)
+        return cls(catalog.items, ItemTable(frame), available_N, deleted_N, 0, num_fitted, positions)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row an item: ``item_id`` and attributes; those of a deleted item are null."""
+        return self.table.frame
+
+    @property
+    def titles(self) -> list[str]:
+        """What to call each item: its title, else its text, else its id."""
+        return self.table.titles
+
+    def holds(self, filter_text: str) -> Tensor:
+        """For which items an expression holds, available or not, bool [N]; raises ``FilterError``."""
+        return self.table.truth(filter_text)
+
+    def mask(self, filter_text: str | None) -> Tensor:
+        """Which items may be shown under a filter, bool [N]; the same object for the same text.
+
+        Raises ``FilterError``.
+        """
+        if filter_text is None:
+            return self.available_N
+        return self._masks.get(filter_text, lambda text: self.available_N & self.holds(text))
+
+    def index(self, item_id: str) -> int | None:
+        """The dense index of an item, deleted ones included, since histories hold them; None where unknown."""
+        index = self.positions.get(item_id)
+        return index if index is not None and index < len(self.items) else None
+
+    def is_legal(self, item_id: str, filter_text: str | None) -> bool:
+        """Whether an item may be shown under a filter; raises ``FilterError``."""
+        index = self.index(item_id)
+        return index is not None and bool(self.mask(filter_text)[index])
+
+    def attributes(self, index: int) -> dict[str, Any]:
+        """What an item has, ready for JSON (times as ISO 8601), without a ``text`` that was made of the rest."""
+        return described(self.frame, index)
