@@ -188,3 +188,26 @@ def test_ids_that_are_numbers_are_strings_here(tmp_path: Path) -> None:
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json"):
         LoadedModel.load(tmp_path, "v")
+
+
+@pytest.mark.parametrize("name", ["mosaic", "popular"])
+@given(
+    available=st.lists(st.booleans(), min_size=24, max_size=24),
+    history=st.lists(st.integers(0, 23), max_size=4),
+    excluded=st.lists(st.integers(0, 23), max_size=6),
+    k=st.integers(1, 30),
+    exclude_history=st.booleans(),
+)
+def test_popular_items_without_torch_are_those_with_it(name, available, history, excluded, k, exclude_history) -> None:
+    served = model(name)
+    past = served.read([], [f"i{item:02}" for item in history])
+    question = Question(past, k, torch.tensor(available), tuple(excluded), exclude_history)
+    wanted = served.answer_all("popularity", [question])[0]
+    assert served.popular(question) == wanted
+
+
+def test_long_catalogs_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tesserec.serving.loaded_model._CHUNK", 5)
+    mask_N = torch.arange(24) % 3 == 0
+    question = Question(model().read([], []), 7, mask_N, (3,))
+    assert model().popular(question) == model().answer_all("popularity", [question])[0]

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
@@ -37,7 +38,7 @@ from tesserec.recipe import Recipe, parse_recipe
 from tesserec.retrievers.cooccurrence import Cooccurrence
 from tesserec.retrievers.mosaic import Mosaic
 from tesserec.retrievers.popularity import Popularity
-from tesserec.serving.pasts import Past, Reader
+from tesserec.serving.pasts import Past, Question, Reader, requests_of
 from tesserec.serving.records import Event
 from tesserec.serving.segments import SegmentPopularity, segments_of
 from tesserec.types import (
@@ -53,17 +54,29 @@ from tesserec.types import (
     Retriever,
     TakesNewItems,
     Vocabulary,
+    as_numpy,
     silent,
 )
 
-__all__ = ["RUNGS", "LoadedModel", "Rung"]
+__all__ = ["RUNGS", "Answer", "LoadedModel", "Rung"]
 
 Rung = Literal["generative", "dense", "cooccurrence", "segment_popularity", "popularity"]
 RUNGS: tuple[Rung, ...] = ("generative", "dense", "cooccurrence", "segment_popularity", "popularity")
 """The ladder, from the top."""
 
+_CHUNK = 2048
+"""Popular items that are looked at at once."""
+
 Counter = TypeVar("Counter", Cooccurrence, Popularity)
 Restored = TypeVar("Restored", bound=Retriever)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The list of one request, best first."""
+
+    items: tuple[int, ...]
+    scores: tuple[float, ...]
 
 
 class _Answers(Protocol):
@@ -163,6 +176,28 @@ class LoadedModel:
         both = Candidates.concatenate([Candidates(part.items_BK, part.scores_BK) for part in found])
         return Candidates(both.items_BK[order], both.scores_BK[order])
 
+    def answer_all(self, rung: Rung, questions: Sequence[Question]) -> list[Answer]:
+        """The lists of questions that share ``k``, ``available_N`` and ``exclude_history``, in order."""
+        found = self.answer(rung, requests_of(questions), questions[0].k)
+        sizes = (found.items_BK != PAD).sum(1).tolist()
+        rows = zip(found.items_BK.tolist(), found.scores_BK.tolist(), sizes, strict=True)
+        return [Answer(tuple(items[:size]), tuple(scores[:size])) for items, scores, size in rows]
+
+    def popular(self, question: Question) -> Answer:
+        """What the lowest rung answers, without torch: for a caller that must not wait."""
+        items, scores = self._newcomers_order if question.past.is_empty else self._popular_order
+        allowed_N = question.available_N.numpy()
+        banned = set(question.excluded) | (set(question.past.items) if question.exclude_history else set())
+        picks: list[int] = []
+        for start in range(0, len(items), _CHUNK):
+            chunk = items[start : start + _CHUNK]
+            places = (np.flatnonzero(allowed_N[chunk]) + start).tolist()
+            picks += [place for place in places if items[place] not in banned]
+            if len(picks) >= question.k:
+                break
+        picks = picks[: question.k]
+        return Answer(tuple(items[picks].tolist()), tuple(scores[picks].tolist()))
+
     def with_items(self, new: Catalog) -> LoadedModel:
         """A model that also knows the items of ``new`` that this one lacks, warm; this one stays as it is.
 
@@ -186,7 +221,8 @@ class LoadedModel:
         if len(self.catalog):
             for rung in self.rungs:
                 self.answer(rung, history_requests([[0]]), 1)
-        assert self.index is not None
+        # Reading these is what makes them.
+        assert len(self.index) == len(self._popular_order[0]) == len(self._newcomers_order[0])
 
     def codes_of(self, index: int) -> tuple[int, ...] | None:
         """The code tuple of the item at a dense index; None where the model has no codes."""
@@ -209,6 +245,14 @@ class LoadedModel:
             found = Candidates(best.indices.masked_fill(best.values == -torch.inf, PAD)[None], best.values[None])
         pairs = zip(found.items_BK[0].tolist(), found.scores_BK[0].tolist(), strict=True)
         return [(item, score) for item, score in pairs if item != PAD]
+
+    @cached_property
+    def _popular_order(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return _in_order(cast("Popularity", self.answers["popularity"]))
+
+    @cached_property
+    def _newcomers_order(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return _in_order(self.fitted.newcomers)
 
     @cached_property
     def _unit_ND(self) -> Tensor | None:
@@ -283,6 +327,13 @@ def _restored_for(old: Restored, catalog: Catalog, context: FitContext) -> Resto
     made = fresh(old)
     made.restore(old.state(), catalog, context)
     return made
+
+
+def _in_order(popularity: Popularity) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """All items from the most popular on, of equals the lower first, and their scores."""
+    scores_N = as_numpy(popularity.score_all(history_requests([[]]))[0])
+    items = np.argsort(-scores_N, kind="stable")
+    return items, scores_N[items]
 
 
 def _of_first_items(requests: Requests, number: int) -> Requests:

@@ -1,0 +1,232 @@
+"""Micro-batching: one thread that answers together what waits together.
+
+A network answers sixteen requests in little more than the time of four, so requests that arrive while a batch is under
+way wait for it and share the next; nobody waits for others to come. A request whose client went away, or whose time is
+up, is dropped before its batch begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from tesserec.config import Field, component
+from tesserec.errors import ServiceError
+from tesserec.serving.loaded_model import Answer, LoadedModel, Rung
+from tesserec.serving.pasts import Question
+from tesserec.serving.timings import BatchTimes
+
+__all__ = ["Answered", "Batcher", "BatcherConfig", "Fault", "Faulty", "QueueFull", "TooLate"]
+
+
+class QueueFull(ServiceError):
+    """As many requests wait as may."""
+
+
+class TooLate(ServiceError):
+    """The time of a request was up before its batch began."""
+
+
+class Faulty(ServiceError):
+    """A failure that was asked for, to see what the service does about it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong on purpose, for tests of the fall-backs."""
+
+    delay_s: float = 0.0
+    """How much longer each batch takes."""
+    fails: bool = False
+
+
+@component
+class BatcherConfig:
+    """How requests are put together."""
+
+    max_batch: Annotated[int, Field(ge=1)] = 16
+    """Requests that are answered together at most: who comes next waits for all of them."""
+    capacity: Annotated[int, Field(ge=1)] = 256
+    """Requests that may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The list of one request, and what its time went on."""
+
+    answer: Answer
+    queue_ms: float
+    model_ms: float
+    """Of the whole batch."""
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    model: LoadedModel
+    question: Question
+    deadline: float
+    submitted: float
+    future: asyncio.Future[Answered]
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def group(self) -> tuple[int, int, bool, int]:
+        """Jobs of one group can be answered together, each with what it would get alone."""
+        question = self.question
+        return id(self.model), id(question.available_N), question.exclude_history, question.k
+
+
+class Batcher:
+    """Answers questions on one rung, in a thread of its own."""
+
+    def __init__(
+        self,
+        rung: Rung,
+        config: BatcherConfig,
+        *,
+        threads: int = 1,
+        faults: Mapping[Rung, Fault] | None = None,
+        batched: Callable[[Rung, int], None] = lambda rung, size: None,
+    ) -> None:
+        """``threads``: of torch. ``faults`` is read at each batch; ``batched`` is told of each batch in the thread."""
+        self.rung = rung
+        self._config = config
+        self._threads = threads
+        self._faults = {} if faults is None else faults
+        self._batched = batched
+        self._times = BatchTimes()
+        self._waiting: deque[_Job] = deque()
+        self._running: tuple[float, int] | None = None  # since when, how many
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"rung-{rung}", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def estimate_ms(self) -> float:
+        """How long a request that comes now will take, from what batches took lately; 0 where nothing is known.
+
+        A batch that takes longer than it should is expected to take as long again.
+        """
+        with self._changed:
+            waiting, running = len(self._waiting), self._running
+        seconds = 0.0
+        if running is not None:
+            since, size = running
+            elapsed = time.monotonic() - since
+            usual = self._times.expected_s(size)
+            seconds += max(usual - elapsed, elapsed if elapsed > usual else 0.0)
+        full, rest = divmod(waiting + 1, self._config.max_batch)
+        seconds += full * self._times.expected_s(self._config.max_batch)
+        return 1e3 * (seconds + (self._times.expected_s(rest) if rest else 0.0))
+
+    def submit(self, model: LoadedModel, question: Question, deadline: float) -> asyncio.Future[Answered]:
+        """Ask; call it from an event loop, whose future is returned. ``deadline`` is of ``time.monotonic``.
+
+        Cancel the future when nobody waits any more. It fails with what the model raises, or with ``TooLate``. Raises
+        ``QueueFull`` where too many wait, and ``ServiceError`` after ``close``.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(model, question, deadline, time.monotonic(), loop.create_future(), loop)
+        with self._changed:
+            if self._closed:
+                raise ServiceError(f"the worker of {self.rung} is closed: the service is shutting down")
+            if len(self._waiting) >= self._config.capacity:
+                raise QueueFull(f"{self._config.capacity} requests wait for {self.rung} already: ask again later")
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Answer nothing more; a batch that is under way ends by itself."""
+        with self._changed:
+            self._closed = True
+            waiting, self._waiting = list(self._waiting), deque()
+            self._changed.notify()
+        for job in waiting:
+            _tell(job, ServiceError(f"the worker of {self.rung} was closed: the service is shutting down"))
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)
+        while True:
+            batch = self._take()
+            if batch is None:
+                return
+            if batch:
+                self._answer(batch)
+            with self._changed:
+                self._running = None
+
+    def _take(self) -> list[_Job] | None:
+        """The job that waits longest, and those of its group; None when closed. Those nobody waits for are dropped."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            now = time.monotonic()
+            batch: list[_Job] = []
+            others: list[_Job] = []
+            for job in self._waiting:
+                if job.future.cancelled():
+                    continue
+                if now >= job.deadline:
+                    _tell(job, TooLate(f"the time was up before {self.rung} could begin"))
+                elif not batch or (len(batch) < self._config.max_batch and job.group == batch[0].group):
+                    batch.append(job)
+                else:
+                    others.append(job)
+            self._waiting = deque(others)
+            self._running = now, len(batch)
+            return batch
+
+    def _answer(self, batch: list[_Job]) -> None:
+        started = time.monotonic()
+        try:
+            self._misbehave()
+            answers = batch[0].model.answer_all(self.rung, [job.question for job in batch])
+        except Exception as error:  # whatever a model does, its worker goes on
+            for job in batch:
+                _tell(job, error)
+            return
+        finally:
+            ended = time.monotonic()
+            self._times.add(len(batch), ended - started)
+        self._batched(self.rung, len(batch))
+        for job, answer in zip(batch, answers, strict=True):
+            queue_ms, model_ms = 1e3 * (started - job.submitted), 1e3 * (ended - started)
+            _tell(job, Answered(answer, queue_ms, model_ms, len(batch)))
+
+    def _misbehave(self) -> None:
+        fault = self._faults.get(self.rung)
+        if fault is not None:
+            time.sleep(fault.delay_s)
+            if fault.fails:
+                raise Faulty(f"{self.rung} fails because a fault was asked for")
+
+
+def _tell(job: _Job, result: Answered | Exception) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        job.loop.call_soon_threadsafe(_resolve, job.future, result)
+
+
+def _resolve(future: asyncio.Future[Answered], result: Answered | Exception) -> None:
+    if future.done():  # cancelled meanwhile
+        return
+    if isinstance(result, Answered):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
