@@ -75,6 +75,7 @@ __all__ = [
     "fit",
     "fit_context",
     "holdout_of",
+    "holdout_retriever",
     "judge_holdout",
     "make_content",
     "quantizer_of",
@@ -291,6 +292,14 @@ def holdout_of(contents: Contents) -> tuple[Split, Holdout]:
     recipe = parse_recipe(contents.recipe)
     parts = split(contents.interactions, recipe.split)
     return parts, _judged_part(recipe, parts)
+
+
+def holdout_retriever(contents: Contents) -> Retriever:
+    """The retriever that saw the training events only, ready to answer with the items that it was fitted with."""
+    recipe = parse_recipe(contents.recipe)
+    catalog = first_items(contents.catalog, len(contents.interactions.items))
+    context = _first_of_context(fit_context(recipe, contents.content, silent), len(catalog))
+    return restored(recipe.retriever, contents.holdout, catalog, context)
 
 
 def judge_holdout(contents: Contents, progress: Progress = silent) -> Report:
