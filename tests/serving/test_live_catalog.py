@@ -125,6 +125,19 @@ def test_many_changes_at_once(store: Items, live: LiveCatalog[LoadedModel]) -> N
         assert frame.select("title", "price").row(n) == (title, price)
 
 
+def test_a_bundle_of_ids_alone(store: Items) -> None:
+    served = model("popular")
+    catalog = dataclasses.replace(served.catalog, frame=served.catalog.frame.select("item_id"))
+    live = LiveCatalog(dataclasses.replace(served, catalog=catalog), store)
+    assert live.snapshot.catalog.titles[3] == "i03"
+    store.put(item("i03", title="a lamp"), item("new", price=2))
+    live.refresh()
+    snapshot = live.snapshot.catalog
+    assert (snapshot.titles[3], snapshot.titles[24]) == ("a lamp", "new")
+    assert legal(snapshot, "price == 2") == {"new"}
+    assert [i for i, _ in live.search("lamp", 5, snapshot.mask(None))] == [3]
+
+
 def test_deleted_items(store: Items, live: LiveCatalog[LoadedModel]) -> None:
     store.put(item("i05", deleted=True, title="a tin box"), item("never", deleted=True))
     live.refresh()

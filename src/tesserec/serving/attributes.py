@@ -222,10 +222,8 @@ def patched(frame: pl.DataFrame, indices: Sequence[int], rows: pl.DataFrame) -> 
     """The frame with the rows at distinct ``indices`` replaced; columns in which nothing changes are shared."""
     frame = with_columns(frame, rows.schema)
     rows = with_columns(rows, frame.schema).select(frame.columns)
-    changed = []
-    for old, new in zip(frame, rows, strict=True):
-        if old.gather(list(indices)).to_list() != new.to_list():
-            changed.append(_replaced(old, indices, new))
+    pairs = zip(frame, frame[list(indices)], rows, strict=True)
+    changed = [_replaced(whole, indices, new) for whole, old, new in pairs if old.to_list() != new.to_list()]
     return frame.with_columns(changed) if changed else frame
 
 

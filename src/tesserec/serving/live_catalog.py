@@ -9,6 +9,8 @@ loads a bundle again; attributes, filters and search follow every change.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
@@ -68,6 +70,7 @@ class LiveCatalog(Generic[ModelT]):
         self._types = AttributeTypes(snapshot.frame.schema)
         self._positions = dict(snapshot.positions)
         self._live = Live(model, snapshot)
+        self._digests: dict[int, bytes] = {}
         self._index = SearchIndex()
         self._index.put(_searchable(snapshot.frame, range(len(snapshot))))
         self._refreshing, self._counting = threading.Lock(), threading.Lock()
@@ -124,23 +127,23 @@ class LiveCatalog(Generic[ModelT]):
         known = [change.item for change in changes if change.item.item_id in self._positions]
         new = [c.item for c in changes if c.item.item_id not in self._positions and not c.item.deleted]
         indices = [self._positions[item.item_id] for item in known]
-        frame = patched(now.frame, indices, self._rows(known)) if known else now.frame
+        changed = {i: item for i, item in zip(indices, known, strict=True) if self._digests.get(i) != _digest(item)}
+        frame = patched(now.frame, list(changed), self._rows(list(changed.values()))) if changed else now.frame
         if new:  # what may fail comes first: nothing is taken over by half
             rows = self._rows(new)
             model = model.with_items(as_catalog(rows, model.catalog.frame.schema))
             frame = appended(frame, rows)
         assert len(model.catalog) == len(frame), "a model has new items after its own"
-        places = [*indices, *range(len(now), len(frame))]
-        if frame is not now.frame:
-            self._index.put(_searchable(frame, places))
-        self._index.remove(index for index, item in zip(indices, known, strict=True) if item.deleted)
-        self._positions.update(zip((item.item_id for item in new), places[len(known) :], strict=True))
-        self._live = Live(model, self._next(model, frame, dict(zip(places, [*known, *new], strict=True)), changes))
+        added = dict(zip(range(len(now), len(frame)), new, strict=True))
+        self._index.put(_searchable(frame, [*changed, *added]))
+        self._index.remove(index for index, item in changed.items() if item.deleted)
+        self._digests.update((index, _digest(item)) for index, item in (changed | added).items())
+        self._positions.update((item.item_id, index) for index, item in added.items())
+        items = dict(zip(indices, known, strict=True)) | added
+        self._live = Live(model, self._next(model, frame, items, changes[-1].revision))
 
-    def _next(
-        self, model: ModelT, frame: pl.DataFrame, items: Mapping[int, Item], changes: Sequence[Revised]
-    ) -> CatalogSnapshot:
-        """The snapshot after the present one: of these attributes, with what these items say at these indices."""
+    def _next(self, model: ModelT, frame: pl.DataFrame, items: Mapping[int, Item], revision: int) -> CatalogSnapshot:
+        """The snapshot after the present one: with these attributes, and what is said of the items at some indices."""
         now = self._live.catalog
         more = torch.zeros(len(frame) - len(now), dtype=torch.bool)
         available_N, deleted_N = torch.cat([now.available_N, more]), torch.cat([now.deleted_N, more])
@@ -155,7 +158,7 @@ class LiveCatalog(Generic[ModelT]):
             table=table,
             available_N=available_N,
             deleted_N=deleted_N,
-            revision=changes[-1].revision,
+            revision=revision,
             positions=self._positions,
         )
 
@@ -171,10 +174,16 @@ class LiveCatalog(Generic[ModelT]):
         self._index.close()
 
 
+def _digest(item: Item) -> bytes:
+    """Equal where attributes are, so that a change of stock costs no comparison of columns."""
+    told = json.dumps([item.deleted, dict(item.attributes)], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=16).digest()
+
+
 def _searchable(frame: pl.DataFrame, indices: Sequence[int]) -> Iterator[tuple[int, str, str]]:
     """(index, title, text) of some rows."""
     names = [name for name in ("title", "text") if frame.schema.get(name) == pl.String]
-    texts = frame.select(names)[list(indices)].fill_null("")
+    texts = frame.select("item_id", *names)[list(indices)].fill_null("")
     blank = [""] * len(texts)
     title, text = (texts[name].to_list() if name in names else blank for name in ("title", "text"))
     return zip(indices, title, text, strict=True)
