@@ -84,6 +84,7 @@ def test_shares_are_as_if_written_out(seed):
         exclude_history=seed % 2 == 0,
         excluded=[[], [10, 0, 1, 3, 5, 6, 8], [9]] if seed % 3 else None,
         available=[item != seed for item in range(11)] if seed % 4 else None,
+        allowed=[[1, 9, 4, 1], [], [2, 3, 5, 7, 9]] if seed % 5 == 1 else None,
     )
     for k in (1, 4, 13):
         found = shares.best(requests, k)

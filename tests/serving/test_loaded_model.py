@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tesserec.recommender import Recommender
 from tesserec.retrievers.mosaic import Mosaic
 from tesserec.serving.loaded_model import RUNGS, LoadedModel
 from tesserec.serving.pasts import Question, requests_of
-from tesserec.types import PAD, Catalog
+from tesserec.types import PAD, Catalog, Filters, Ragged
 
 USERS = ["u00", "u05", "u10", "u47", "u99"]
 
@@ -105,6 +106,9 @@ def test_new_items(name: str) -> None:
         answered = set(found.items_BK[0].tolist()) - {PAD}
         whole = rung != "generative" or name != "sasrec"
         assert answered == set(range(25 if whole else 24)), f"{rung}: SASRec answers with items of its fit only"
+        listed = dataclasses.replace(history_requests([[0]]), filters=Filters(allowed=Ragged.of([[3, 24]])))
+        answered = set(after.answer(rung, listed, 26).items_BK[0].tolist()) - {PAD}
+        assert answered == ({3, 24} if whole else {3}), rung
     more = after.with_items(read_catalog(pl.DataFrame({"item_id": ["z"], "title": ["tin box"]})))
     assert more.catalog.items.ids.to_pylist()[-3:] == ["new0", "new1", "z"]
     assert more.with_items(new_items("kitchen red lamp")) is more, "nothing is new"

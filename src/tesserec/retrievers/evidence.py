@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserec.decoding.top_k import available_items, excluded_keys, first_best
+from tesserec.decoding.top_k import allowed_keys, available_items, excluded_keys, first_best
 from tesserec.errors import NotFittedError
 from tesserec.types import PAD, ComponentState, History, Requests, as_numpy
 
@@ -65,24 +65,32 @@ class Shares:
     def best(self, requests: Requests, k: int) -> Tensor:
         """The ``k`` allowed items of each request with the largest numbers, [B, k] in no order; ``PAD`` where fewer.
 
-        They are among the request's own items and the ``k`` allowed ones that all requests share most of.
+        They are among the request's allow-list, or else its own items and the ``k`` allowed ones that all requests
+        share most of.
         """
         num_items = self.own.shape[1]
         excluded = excluded_keys(requests, num_items)
-        most = min(num_items, k + int(torch.bincount(excluded // num_items, minlength=1).max()))
         available_N = available_items(requests, num_items)
-        shared_N = self.shared_N.masked_fill(~available_N, -torch.inf)
-        shared_BK = first_best(shared_N[None], most).expand(len(requests), -1)
-        own_BO = self._own_items()
-        items_BX = torch.cat([shared_BK, own_BO], 1)
+        allowed = allowed_keys(requests, num_items)
+        if allowed is None:
+            items_BX = self._most_likely(excluded, available_N, k)
+        else:
+            items_BX = _as_rows(allowed, len(requests), num_items)
         scores_BX = self.at(items_BX).masked_fill((items_BX == PAD) | ~available_N[items_BX], -torch.inf)
-        keys_BX = (torch.arange(len(items_BX))[:, None] * num_items + items_BX).masked_fill(items_BX == PAD, PAD)
-        shared_keys, own_keys = keys_BX[:, :most].contiguous(), keys_BX[:, most:].contiguous()
-        repeated_BX = F.pad(torch.isin(shared_keys, own_keys), (0, own_BO.shape[1]))
-        scores_BX = scores_BX.masked_fill(repeated_BX | torch.isin(keys_BX, excluded), -torch.inf)
+        scores_BX = scores_BX.masked_fill(torch.isin(_keys(items_BX, num_items), excluded), -torch.inf)
         picks_BK = first_best(scores_BX, min(k, scores_BX.shape[1]))
         items_BK = items_BX.gather(1, picks_BK).masked_fill(scores_BX.gather(1, picks_BK) == -torch.inf, PAD)
         return F.pad(items_BK, (0, k - items_BK.shape[1]), value=PAD)
+
+    def _most_likely(self, excluded: Tensor, available_N: Tensor, k: int) -> Tensor:
+        """Distinct items of each request, [B, X], its ``k`` best allowed ones among them; ``PAD`` in between."""
+        num_items = self.own.shape[1]
+        most = min(num_items, k + int(torch.bincount(excluded // num_items, minlength=1).max()))
+        shared_N = self.shared_N.masked_fill(~available_N, -torch.inf)
+        shared_BK = first_best(shared_N[None], most).expand(self.own.shape[0], -1)
+        own_BO = self._own_items()
+        repeated_BK = torch.isin(_keys(shared_BK, num_items), _keys(own_BO, num_items))
+        return torch.cat([shared_BK.masked_fill(repeated_BK, PAD), own_BO], 1)
 
     def _own_items(self) -> Tensor:
         """The items of each row, [B, O], ``PAD`` at the end."""
@@ -90,6 +98,21 @@ class Shares:
         items = np.full((len(counts), counts.max(initial=0)), PAD)
         items[np.arange(items.shape[1]) < counts[:, None]] = self.own.indices
         return torch.from_numpy(items)
+
+
+def _keys(items_BX: Tensor, num_items: int) -> Tensor:
+    """``request · num_items + item``, [B, X]; ``PAD`` stays."""
+    keys_BX = torch.arange(len(items_BX))[:, None] * num_items + items_BX
+    return keys_BX.masked_fill(items_BX == PAD, PAD)
+
+
+def _as_rows(keys: Tensor, num_requests: int, num_items: int) -> Tensor:
+    """The items of ascending keys, a row a request, [B, X] with ``PAD`` at the end."""
+    row_X = keys // num_items
+    counts_B = torch.bincount(row_X, minlength=num_requests)
+    items_BX = torch.full((num_requests, int(counts_B.max()) if num_requests else 0), PAD)
+    items_BX[row_X, torch.arange(len(keys)) - (counts_B.cumsum(0) - counts_B)[row_X]] = keys % num_items
+    return items_BX
 
 
 def steps_ago(history: History) -> Tensor:

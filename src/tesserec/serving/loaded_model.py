@@ -344,7 +344,8 @@ def _of_first_items(requests: Requests, number: int) -> Requests:
     first = History(ends[history.offsets], history.items[keep], {k: v[keep] for k, v in history.columns.items()})
     excluded = None if filters.excluded is None else _ragged_below(filters.excluded, number)
     available_N = None if filters.available_N is None else filters.available_N[:number]
-    only = Filters(filters.exclude_history, excluded, available_N)
+    allowed = None if filters.allowed is None else _ragged_below(filters.allowed, number)
+    only = Filters(filters.exclude_history, excluded, available_N, allowed)
     return dataclasses.replace(requests, history=first, filters=only)
 
 

@@ -48,6 +48,7 @@ def requests_of(
     exclude_history: bool = False,
     excluded: Sequence[Sequence[int]] | None = None,
     available: Sequence[bool] | None = None,
+    allowed: Sequence[Sequence[int]] | None = None,
 ) -> Requests:
     """A request a user after the baskets given, one basket a day, with ``step`` and ``time`` columns."""
     items = [[item for basket in baskets for item in basket] for baskets in users]
@@ -58,6 +59,7 @@ def requests_of(
         exclude_history,
         None if excluded is None else Ragged.of(excluded),
         None if available is None else torch.tensor(available, dtype=torch.bool),
+        None if allowed is None else Ragged.of(allowed),
     )
     return Requests(History(flat.offsets, flat.values, {"step": step_H, "time": step_H * DAY_S}), filters=filters)
 

@@ -77,6 +77,14 @@ class RetrieverContract:
             forbidden = {item for basket in history for item in basket} | set(excluded[row]) | {8}
             assert not forbidden & set(candidates.items_BK[row].tolist())
 
+    def test_nothing_beside_an_allow_list_is_proposed(self) -> None:
+        """All of a request's allow-list but what other filters take, and nothing else."""
+        allowed = [[5, 9, 8, 9], [3], [], [11, 0]]
+        available = [item != 8 for item in range(12)]
+        requests = requests_of(HISTORIES, exclude_history=True, available=available, allowed=allowed)
+        found = self.fitted().retrieve(requests, 4).items_BK.tolist()
+        assert [sorted(item for item in items if item != PAD) for items in found] == [[5, 9], [3], [], [0]]
+
     def test_everything_excluded_gives_an_empty_list(self) -> None:
         """Where nothing is allowed, nothing is proposed."""
         requests = requests_of([[[0]], [[1]]], available=[False] * 12)
