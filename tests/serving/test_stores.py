@@ -3,28 +3,36 @@
 import dataclasses
 import math
 import threading
+import time
+import uuid
 from concurrent.futures import wait
 
 import pytest
 from tests.serving.kept import event, ids, impression
 
 from tesserec.errors import StoreError
-from tesserec.serving.open_store import open_store
+from tesserec.serving.open_store import open_store, restore_backup
 from tesserec.serving.records import Audit, Item, Store, StoredEvent, UserData
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def address(request):
     """The address to give to ``open_store``."""
-    return
+    return None if request.param == "sqlite" else request.getfixturevalue(f"shared_{request.param}").url
 
 
 @pytest.fixture
-def reopen(address, tmp_path):
+def namespace():
+    """One that no other test has: they share the servers."""
+    return f"shop{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def reopen(address, tmp_path, namespace):
     """Closes the store that is open, and opens the same state again."""
     opened = []
 
-    def again(namespace="shop"):
+    def again():
         if opened:
             opened.pop().close()
         opened.append(open_store(address, tmp_path, namespace))
@@ -76,8 +84,8 @@ def test_nothing_to_add_is_no_error(store):
 
 
 def test_a_history_is_ordered_by_time_and_then_by_arrival(store):
-    for number, time in ((1, 50.0), (2, 10.0), (3, 50.0), (4, -5.5), (5, 50.0)):
-        store.add_events([event(number, time=time)]).result()
+    for number, when in ((1, 50.0), (2, 10.0), (3, 50.0), (4, -5.5), (5, 50.0)):
+        store.add_events([event(number, time=when)]).result()
     assert ids(store.history("ann", 10)) == ["e4", "e2", "e1", "e3", "e5"]
     assert ids(store.history("ann", 2)) == ["e3", "e5"]
     assert store.history("ann", 0) == []
@@ -273,9 +281,9 @@ def test_a_closed_store_refuses(reopen):
         closed.add_events([event(1)]).result()
 
 
-def test_namespaces_do_not_see_each_other(store, address, tmp_path):
+def test_namespaces_do_not_see_each_other(store, address, tmp_path, namespace):
     store.add_events([event(1)]).result()
-    other = open_store(address, tmp_path, "other")
+    other = open_store(address, tmp_path, f"{namespace}2")
     try:
         assert other.history("ann", 10) == []
         assert other.add_events([event(1)]).result() == [True]
@@ -284,3 +292,71 @@ def test_namespaces_do_not_see_each_other(store, address, tmp_path):
         other.close()
     assert store.history("ann", 10) == [event(1)]
     assert not store.is_deleted("ann")
+
+
+def test_a_backup_holds_everything_and_can_be_restored(store, address, tmp_path, namespace):
+    store.add_events([event(1), event(2, user="bob"), event(3, value=0.5, session="s")]).result()
+    store.put_items([Item("pen", {"title": "A pen"}), Item("cup", {}, available=False, deleted=True)]).result()
+    store.add_impressions([impression(1), impression(2, user=None)]).result()
+    store.add_audit(Audit(1.0, "key", "backup", {"by": "night"})).result()
+    store.import_events("file", iter([[event(4, user="eve")]]))
+    store.delete_user("eve").result()
+    backup = tmp_path / "backups" / "monday.sqlite"
+    store.backup(backup)
+    store.add_events([event(5)]).result()
+    for place, name in ((address, f"{namespace}2"), (None, "other")):
+        restore_backup(backup, tmp_path, name, place)
+        copy = open_store(place, tmp_path, name)
+        try:
+            assert copy.user("ann") == UserData("ann", (event(1), event(3, value=0.5, session="s")), (impression(1),))
+            assert copy.counts() == {"events": 3, "users": 2, "items": 2, "impressions": 2}
+            assert copy.items_after(0) == store.items_after(0)
+            assert copy.audit(5) == store.audit(5)
+            assert (copy.revision(), copy.is_deleted("eve")) == (1, True)
+            assert copy.import_events("file", iter([[event(4, user="eve")]])) == 0
+            copy.add_events([event(6)]).result()
+            copy.add_impressions([impression(3)]).result()
+            copy.add_audit(Audit(2.0, "key", "restore")).result()
+            assert [stored.sequence for stored in copy.events_after(0, 10)] == [1, 2, 3, 5]
+        finally:
+            copy.close()
+    assert [file.name for file in backup.parent.iterdir()] == [backup.name]
+
+
+def test_a_backup_taken_while_writes_go_on_has_all_that_came_before_and_no_half_of_anything(store, tmp_path, address):
+    store.import_events("file", iter([[event(f"old{number}") for number in range(5_000)]]))
+    stop, acknowledged = threading.Event(), []
+
+    def write():
+        while not stop.is_set():
+            number = len(acknowledged)
+            pair = [event(f"{number}.{half}", user="pairs") for half in "ab"]
+            store.add_events(pair).result()
+            acknowledged.append(pair)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while len(acknowledged) < 5:
+            time.sleep(0.01)
+        before = len(acknowledged)
+        store.backup(tmp_path / "copy.sqlite")
+        after = len(acknowledged)
+    finally:
+        stop.set()
+        writer.join()
+    restore_backup(tmp_path / "copy.sqlite", tmp_path, "restored")
+    copy = open_store(None, tmp_path, "restored")
+    kept = copy.history("pairs", 100_000)
+    copy.close()
+    assert before * 2 <= len(kept) <= (after + 1) * 2
+    assert kept == [event for pair in acknowledged for event in pair][: len(kept)]
+    assert len(kept) % 2 == 0
+
+
+def test_a_store_that_is_not_empty_is_not_restored_over(store, address, tmp_path, namespace):
+    store.add_events([event(1)]).result()
+    store.backup(tmp_path / "copy.sqlite")
+    with pytest.raises(StoreError, match="already"):
+        restore_backup(tmp_path / "copy.sqlite", tmp_path, namespace, address)
+    assert store.history("ann", 5) == [event(1)]

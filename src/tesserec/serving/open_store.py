@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tesserec.errors import StoreError
-from tesserec.files import completed
+from tesserec.serving.backup_file import checked_copy
 from tesserec.serving.records import Store
-from tesserec.serving.sql_store import check_schema
-from tesserec.serving.sqlite_store import SQLiteStore, make_folder, sync, told
+from tesserec.serving.sqlite_store import SQLiteStore
+
+if TYPE_CHECKING:
+    from tesserec.serving.postgres_store import PostgresStore
+    from tesserec.serving.redis_store import RedisStore
 
 __all__ = ["check_namespace", "open_store", "restore_backup", "state_file"]
 
 
 def open_store(url: str | None, home: Path, namespace: str) -> Store:
-    """The store of a namespace: ``postgresql://…``, or SQLite below ``home`` where ``url`` is None.
+    """The store of a namespace: ``postgresql://…``, ``redis://…``, or SQLite below ``home`` where ``url`` is None.
 
     Raises ``StoreError`` for another address, and where the store cannot be opened.
     """
     check_namespace(namespace)
     if url is None:
         return SQLiteStore(state_file(home, namespace))
-    raise StoreError(f"no store has an address like {urlsplit(url).scheme}://: leave it out for SQLite")
+    return _server_store(url, namespace)
 
 
 def state_file(home: Path, namespace: str) -> Path:
@@ -41,31 +43,35 @@ def check_namespace(namespace: str) -> None:
         )
 
 
-def restore_backup(backup: Path, home: Path, namespace: str) -> None:
-    """Make the SQLite store of a namespace from a backup, which is checked first. The service must not run.
+def restore_backup(backup: Path, home: Path, namespace: str, url: str | None = None) -> None:
+    """Make the store of a namespace from a backup, which is checked first. The service must not run.
 
-    Raises ``StoreError`` where the namespace has a store already, and for a backup that is damaged or too new.
+    The backup may come from another kind of store. Raises ``StoreError`` where the namespace has a store with something
+    in it already, and for a backup that is damaged or too new.
     """
     check_namespace(namespace)
+    if url is not None:
+        store = _server_store(url, namespace)
+        try:
+            store.restore(backup)
+        finally:
+            store.close()
+        return
     target = state_file(home, namespace)
     for file in (target, *(target.with_name(target.name + end) for end in ("-wal", "-shm"))):
         if file.exists():  # a log that is left behind would be played into the restored file
             raise StoreError(f"{file} is there already: move it away first, if the backup is to take its place")
-    with told(backup):
-        make_folder(target.parent)
-        with completed(target) as part:
-            shutil.copyfile(backup, part)
-            _check_backup(part, backup)
-            sync(part)
-        sync(target.parent)
+    checked_copy(backup, target)
 
 
-def _check_backup(copy: Path, backup: Path) -> None:
-    connection = sqlite3.connect(copy)
-    try:
-        found = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        if found != "ok":
-            raise StoreError(f"{backup} is damaged ({found}): restore an earlier one")
-        check_schema(connection, str(backup))
-    finally:
-        connection.close()
+def _server_store(url: str, namespace: str) -> PostgresStore | RedisStore:
+    scheme = urlsplit(url).scheme
+    if scheme in ("postgresql", "postgres"):
+        from tesserec.serving.postgres_store import PostgresStore  # an extra
+
+        return PostgresStore(url, namespace)
+    if scheme in ("redis", "rediss", "unix"):
+        from tesserec.serving.redis_store import RedisStore  # an extra
+
+        return RedisStore(url, namespace)
+    raise StoreError(f"no store has an address like {scheme}://: give postgresql:// or redis://, or none for SQLite")

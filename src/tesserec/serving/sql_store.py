@@ -35,7 +35,17 @@ from tesserec.serving.store_rows import (
     item_row,
 )
 
-__all__ = ["IMPORTED_AT_ONCE", "Cursor", "Database", "SQLStore", "Session", "check_schema", "in_chunks", "prepare"]
+__all__ = [
+    "IMPORTED_AT_ONCE",
+    "Cursor",
+    "Database",
+    "SQLStore",
+    "Session",
+    "check_schema",
+    "check_version",
+    "in_chunks",
+    "prepare",
+]
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -126,7 +136,7 @@ class SQLStore:
         if known and known[0][0]:
             return 0
         num_new = 0
-        for chunk in in_chunks(events, IMPORTED_AT_ONCE):
+        for chunk in in_chunks(chain.from_iterable(events), IMPORTED_AT_ONCE):
             num_new += self._group.submit(partial(_import, source=source, events=chunk)).result()
         self._group.submit(lambda session: _note_import(session, source, complete=True)).result()
         return num_new
@@ -227,16 +237,22 @@ def prepare(session: Session, words: Mapping[str, str], name: str) -> None:
 def check_schema(session: Session, name: str) -> None:
     """Raise ``StoreError`` for tables of a newer version than these."""
     found = session.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    if found and int(found[0]) > SCHEMA:
+    if found:
+        check_version(int(found[0]), name)
+
+
+def check_version(found: int, name: str) -> None:
+    """Raise ``StoreError`` for a version that is newer than ``SCHEMA``."""
+    if found > SCHEMA:
         raise StoreError(
-            f"{name} was written by a newer tesserec (its tables are of version {found[0]}, this one knows {SCHEMA}): "
+            f"{name} was written by a newer tesserec (its tables are of version {found}, this one knows {SCHEMA}): "
             "update tesserec"
         )
 
 
-def in_chunks(batches: Iterable[Sequence[T]], size: int) -> Iterator[list[T]]:
+def in_chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
     """The same things in lists of ``size``; the last may be shorter."""
-    rest = chain.from_iterable(batches)
+    rest = iter(things)
     while chunk := list(islice(rest, size)):
         yield chunk
 

@@ -1,0 +1,123 @@
+"""Database servers that tests start for themselves, in a folder of their own, and may stop, kill and start again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+
+def program(name, folders=()):
+    """The path of a program, which is skipped for with a reason where it is missing."""
+    for folder in [*os.environ["PATH"].split(os.pathsep), *map(str, folders)]:
+        if os.access(Path(folder) / name, os.X_OK):
+            return str(Path(folder) / name)
+    return pytest.skip(f"no {name} on this machine")
+
+
+class PostgresServer:
+    """PostgreSQL on a Unix socket, run as ``postgres`` where we are root, since it refuses to run as that."""
+
+    def __init__(self):
+        places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        self._postgres, initdb = program("postgres", places), program("initdb", places)
+        # Short: the path of a socket has at most 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        self.data = self._folder / "data"
+        command = [initdb, "-D", self.data, "-U", "shop", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=self._user, cwd="/")
+        self.url = f"postgresql://shop@/postgres?host={self._folder}"
+        self._process = None
+
+    def start(self, *options):
+        """Start, with settings such as ``fsync=off``, and wait until it answers."""
+        settings = ["listen_addresses=", f"unix_socket_directories={self._folder}", "max_connections=40", *options]
+        command = [self._postgres, "-D", self.data, *(word for setting in settings for word in ("-c", setting))]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError((self._folder / "log").read_text()) from None
+                time.sleep(0.05)
+
+    def processes(self):
+        """The numbers of the server and of the processes that it started."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return [self._process.pid, *map(int, children)]
+
+    def signal(self, number):
+        """Send a signal to all of its processes."""
+        for process in self.processes():
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:  # went in the meantime
+                continue
+        if number == signal.SIGKILL:
+            self._process.wait(30)
+
+    def stop(self):
+        """End it in order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+
+    def remove(self):
+        """End it and take its files away."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # without a last checkpoint
+            self._process.wait(60)
+        shutil.rmtree(self._folder)
+
+
+class RedisServer:
+    """Redis on a Unix socket, every write on disk before it answers."""
+
+    def __init__(self):
+        self._program = program("redis-server")
+        self._folder = Path(tempfile.mkdtemp(prefix="redis", dir="/tmp"))
+        self.url = f"unix://{self._folder}/socket"
+        self._process = None
+
+    def start(self, **settings):
+        """Start, with settings such as ``appendfsync="no"`` (``_`` for ``-``), and wait until it answers."""
+        wanted = {"appendonly": "yes", "appendfsync": "always", "save": "", **settings}
+        options = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", value)]
+        command = [self._program, "--port", "0", "--unixsocket", self._folder / "socket", "--dir", self._folder]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with redis.Redis.from_url(self.url) as client:
+                    client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError((self._folder / "log").read_text()) from None
+                time.sleep(0.02)
+
+    def signal(self, number):
+        """Send a signal to it."""
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait(30)
+
+    def remove(self):
+        """End it and take its files away."""
+        if self._process is not None and self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+        shutil.rmtree(self._folder)
