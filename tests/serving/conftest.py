@@ -6,7 +6,7 @@ from tests.serving.servers import PostgresServer, RedisServer
 
 @pytest.fixture(scope="session")
 def shared_postgres():
-    """A PostgreSQL that nobody stops."""
+    """A PostgreSQL; a test that stops it starts it again."""
     server = PostgresServer()
     try:
         server.start()

@@ -1,5 +1,6 @@
 """Records for the tests of stores, and the stores that they run on."""
 
+from tesserec.errors import StoreError
 from tesserec.serving.records import Event, Impression
 
 
@@ -19,3 +20,15 @@ def impression(number, user="ann"):
 
 def ids(events):
     return [event.event_id for event in events]
+
+
+def fill(store, text):
+    """Ids of events with ``text()`` that were acknowledged before the first that was refused, and the refusal."""
+    kept = []
+    for number in range(100_000):
+        try:
+            store.add_events([event(number, session=text())]).result()
+        except StoreError as error:
+            return kept, str(error)
+        kept.append(f"e{number}")
+    raise AssertionError("the disk was never full")

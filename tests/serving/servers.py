@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -56,8 +57,7 @@ class PostgresServer:
 
     def processes(self):
         """The numbers of the server and of the processes that it started."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        return [self._process.pid, *map(int, children)]
+        return [self._process.pid, *(child.pid for child in psutil.Process(self._process.pid).children())]
 
     def signal(self, number):
         """Send a signal to all of its processes."""
@@ -68,6 +68,11 @@ class PostgresServer:
                 continue
         if number == signal.SIGKILL:
             self._process.wait(30)
+
+    def start_if_down(self):
+        """Start it where it does not run."""
+        if self._process.poll() is not None:
+            self.start()
 
     def stop(self):
         """End it in order."""
@@ -115,6 +120,11 @@ class RedisServer:
         self._process.send_signal(number)
         if number == signal.SIGKILL:
             self._process.wait(30)
+
+    def files(self):
+        """The bytes of all files that it keeps, but not of what it says in its log."""
+        files = [file for file in self._folder.rglob("*") if file.is_file() and file.name != "log"]
+        return b"".join(file.read_bytes() for file in files)
 
     def remove(self):
         """End it and take its files away."""

@@ -154,7 +154,9 @@ class _Server:
 
     def __init__(self, url: str, schema: str, timeout_s: float) -> None:
         self._url, self._schema, self._timeout_s = url, schema, timeout_s
-        parts = psycopg.conninfo.conninfo_to_dict(url)
+        self.name = f"PostgreSQL, schema {schema}"
+        with self._told():
+            parts = psycopg.conninfo.conninfo_to_dict(url)
         self.name = f"PostgreSQL at {parts.get('host', 'localhost')}, schema {schema}"
         self._lock_number = int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], signed=True)
         self._idle: deque[_Connection] = deque()
@@ -246,7 +248,9 @@ class _Server:
         try:
             yield
         except psycopg.errors.DiskFull as error:
-            raise StoreError(f"{self.name}: {error}: make space on its disk, and the next write succeeds") from error
+            raise StoreError(
+                f"{self.name}: {_first_line(error)}: make space on its disk, and the next write succeeds"
+            ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise Unavailable(
                 f"{self.name} does not answer ({_first_line(error)}): nothing was acknowledged; "

@@ -269,12 +269,9 @@ class RedisStore:
 
     def check(self) -> None:
         """A counter grows by one, and the server is asked again whether it puts that on disk."""
-        number = self._submit("check", [], lambda nothing: [], int).result()
+        self._submit("check", [], lambda nothing: [], int).result()
         with self._told():
             self._check_server()
-            found = int(self._redis.get(self._key("check")))
-        if found < number:
-            raise StoreError(f"{self._name}: {number} was written and {found} read: do not trust this server")
 
     def backup(self, destination: Path) -> None:
         """A copy as of now as a SQLite file, that any store can be restored from; writes wait meanwhile."""
