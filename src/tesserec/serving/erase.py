@@ -76,7 +76,7 @@ def _erased(versions: Versions, version: str, users: Collection[str]) -> bool:
     """Whether the version had any of ``users``, and has none now."""
     bundle = Bundle.open(versions.path(version))
     found = _users(bundle).find(list(users))
-    rows = found[found >= 0].unique()
+    rows = torch.unique(found[found >= 0])
     if len(rows):
         versions.replace(version, lambda fresh: _write_without(bundle, rows, fresh))
     return bool(len(rows))
