@@ -16,7 +16,7 @@ def scrape():
     telemetry.requested("GET", "/api/search", 200, 0.01)
     telemetry.refused("rate")
     shop = telemetry.namespace("default")
-    shop.models({"live": ("m", "c")})
+    shop.serving(("m", "c"))
     versions = {"model_version": "m", "codebook_version": "c", "table_revision": 0}
     rest = {"response_id": "r", "user_id": None, "items": [], "rung": "dense", "arm": "live"}
     shop.answered(RecommendResponse(**versions, **rest, stages_ms={"model": 1.0, "total": 2.0}), "default")

@@ -82,6 +82,32 @@ def test_publish_and_rollback(versions: Versions, deployment: Deployment[Recomme
     assert not deployment.wait(sequence(versions) + 1, 0.05), "nobody published that"
 
 
+def test_who_answers_is_told_once_a_change(versions: Versions, bundles: list[Path]) -> None:
+    told: list[tuple[str, str | None]] = []
+    deployment = Deployment(versions, load, config=SOON, changed=lambda serving: told.append(serving.versions))
+    deployment.start()
+    (first,) = versions.ids()
+    second = versions.publish(bundles[1])
+    until(lambda: deployment.serving.live.version == second)
+    versions.canary(first, 0.5)
+    until(lambda: deployment.serving.canary is not None)
+    assert deployment.wait(sequence(versions), LONG_S)
+    deployment.close()
+    assert told == [(first, None), (second, None), (second, first)]
+
+
+def test_a_version_in_memory_can_be_asked_for(
+    versions: Versions, deployment: Deployment[Recommender], bundles: list[Path]
+) -> None:
+    (first,) = versions.ids()
+    second = versions.publish(bundles[1])
+    until(lambda: deployment.serving.live.version == second)
+    assert deployment.loaded(second).model is deployment.current().model
+    assert deployment.loaded(first).version == first
+    with pytest.raises(ServiceError, match=f"version 'x' is not in memory: there are {first}, {second}"):
+        deployment.loaded("x")
+
+
 def test_who_is_neither_live_nor_previous_is_dropped(
     versions: Versions, deployment: Deployment[Recommender], bundles: list[Path]
 ) -> None:

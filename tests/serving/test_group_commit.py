@@ -57,6 +57,20 @@ def test_what_waits_shares_a_transaction_in_the_order_of_arrival(disk, group):
     assert disk.groups == [[0], [1, 2, 3], [4]]
 
 
+def test_each_durable_transaction_is_told_before_its_writes_are(disk, group):
+    told = []
+    group.watch(lambda num_writes, seconds: told.append((num_writes, seconds)))
+    first = held_up(disk, group)
+    rest = [group.submit(number) for number in (1, 2)]
+    disk.go.set()
+    assert [future.result(60) for future in [first, *rest]] == [0, 10, 20]
+    assert [num_writes for num_writes, _ in told] == [1, 2]
+    assert all(seconds >= 0 for _, seconds in told)
+    with pytest.raises(StoreError, match="negative"):
+        group.submit(-1).result(60)
+    assert len(told) == 2
+
+
 def test_when_too_many_wait_the_next_is_refused(disk, group):
     held_up(disk, group)
     waiting = [group.submit(number) for number in (1, 2, 3, 4)]

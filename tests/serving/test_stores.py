@@ -51,6 +51,13 @@ def test_it_has_the_methods_of_a_store(store):
     assert isinstance(store, Store)
 
 
+def test_durable_transactions_are_told(store):
+    told = []
+    store.watch_commits(lambda num_writes, seconds: told.append((num_writes, seconds > 0)))
+    store.add_events([event(1), event(2)]).result()
+    assert told == [(1, True)]
+
+
 def test_an_event_is_kept_as_it_was_given(store, reopen):
     full = event(1, value=2.5, session="basket", response_id="r1", user="ünï\n")
     assert store.add_events([full, event(2)]).result() == [True, True]

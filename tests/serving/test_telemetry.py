@@ -97,7 +97,6 @@ def test_what_an_engine_and_its_store_tell():
     shop.commit(num_writes=12, seconds=0.004)
     shop.store_up(True)
     shop.table(revision=9, num_items=100, num_cold=4)
-    shop.swapped("rollback")
     expected = {
         ("queue_depth",): 3,
         ("rung_failures_total", "rung=generative", "reason=late"): 1,
@@ -113,7 +112,6 @@ def test_what_an_engine_and_its_store_tell():
         ("table_revision",): 9,
         ("items",): 100,
         ("cold_items",): 4,
-        ("swaps_total", "kind=rollback"): 1,
     }
     for (name, *labels), wanted in expected.items():
         assert value(telemetry, name, namespace="shop", **dict(label.split("=") for label in labels)) == wanted, name
@@ -124,10 +122,29 @@ def test_what_an_engine_and_its_store_tell():
 def test_versions_that_no_longer_answer_are_gone():
     telemetry = Telemetry()
     shop = telemetry.namespace("shop")
-    shop.models({"live": ("m1", "c1"), "canary": ("m2", None)})
-    shop.models({"live": ("m2", None)})
+    shop.serving(("m1", "c1"), ("m2", None))
+    shop.serving(("m2", None))
     rows = [dict(key[1:]) for key in scraped(telemetry) if key[0] == "tesserec_model_info"]
     assert rows == [{"namespace": "shop", "arm": "live", "model_version": "m2", "codebook_version": ""}]
+
+
+def test_swaps_are_counted_by_kind():
+    telemetry = Telemetry()
+    shop = telemetry.namespace("shop")
+
+    def counts():
+        return [value(telemetry, "swaps_total", namespace="shop", kind=k) for k in ("publish", "rollback", "canary")]
+
+    shop.serving(("m1", "c1"))
+    assert counts() == [0, 0, 0]
+    shop.serving(("m1", "c1"), ("m2", "c1"))
+    assert counts() == [0, 0, 1]
+    shop.serving(("m2", "c1"))
+    assert counts() == [1, 0, 2]
+    shop.serving(("m2", "c1"))
+    assert counts() == [1, 0, 2]
+    shop.serving(("m1", "c1"))
+    assert counts() == [1, 1, 2]
 
 
 def test_two_services_do_not_see_each_other():

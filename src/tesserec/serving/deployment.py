@@ -63,6 +63,11 @@ class Serving(Generic[T]):
     share: float = 0.0
     """Share of the users that the canary answers, in [0, 1]."""
 
+    @property
+    def versions(self) -> tuple[str, str | None]:
+        """The live one, and the canary."""
+        return self.live.version, None if self.canary is None else self.canary.version
+
     def arm_of(self, user_id: str | None) -> str:
         """``"canary"`` or ``"live"``: always the same for a user and a canary; who is not known gets the live one."""
         if self.canary is None or user_id is None:
@@ -80,6 +85,7 @@ class Deployment(Generic[T]):
 
     ``make`` returns what answers: a model with the catalog of the store's items over it. ``warm`` is given it before it
     goes live, to ask it the requests of late. Both are called in the loader's thread, at the start in the caller's.
+    ``changed`` is told, quickly please, when other versions answer, in any thread and one call at a time.
     """
 
     def __init__(
@@ -88,11 +94,13 @@ class Deployment(Generic[T]):
         make: Callable[[Path, str], T],
         *,
         warm: Callable[[T], None] = lambda model: None,
+        changed: Callable[[Serving[T]], None] = lambda serving: None,
         config: DeploymentConfig | None = None,
     ) -> None:
         self.versions = versions
         self._make = make
         self._warm = warm
+        self._told = changed
         self._config = config or DeploymentConfig()
         self._resident: dict[str, T] = {}
         self._failed: dict[str, str] = {}
@@ -134,6 +142,16 @@ class Deployment(Generic[T]):
     def current(self, arm: str = LIVE) -> Deployed[T]:
         """The model of an arm now."""
         return self.serving.of(arm)
+
+    def loaded(self, version: str) -> Deployed[T]:
+        """A version that is in memory, whether anybody gets it or not; raises ``ServiceError`` for another."""
+        with self._changed:
+            found = self._deployed(version)
+            if found is None:
+                raise ServiceError(
+                    f"version {version!r} is not in memory: there are {', '.join(sorted(self._resident))}"
+                )
+            return found
 
     def resident(self) -> list[str]:
         """The versions in memory."""
@@ -262,6 +280,8 @@ class Deployment(Generic[T]):
                 LOGGER.info("version %s answers now", live.version)
             named = {pointer.live, pointer.previous, _canary_version(pointer), live.version}
             self._resident = {v: model for v, model in self._resident.items() if v in named}
+            if before is None or before.versions != self._serving.versions:
+                self._told(self._serving)
             self._seen = pointer
             self._changed.notify_all()
 

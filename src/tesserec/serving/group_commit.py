@@ -7,6 +7,7 @@ wait for it together and share the next.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -39,6 +40,7 @@ class GroupCommit(Generic[W]):
         self._waiting: deque[tuple[W, Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._committed: Callable[[int, float], None] = lambda num_writes, seconds: None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -61,6 +63,10 @@ class GroupCommit(Generic[W]):
         future.set_exception(StoreError(refusal))
         return future
 
+    def watch(self, committed: Callable[[int, float], None]) -> None:
+        """Tell ``committed`` the number of writes and the seconds of each transaction that is durable, from now on."""
+        self._committed = committed
+
     @property
     def depth(self) -> int:
         """How many writes wait."""
@@ -75,11 +81,13 @@ class GroupCommit(Generic[W]):
 
     def _run(self) -> None:
         while group := self._next():
+            started = time.perf_counter()
             try:
                 results = self._commit([write for write, _ in group])
             except Exception:
                 self._one_by_one(group)
             else:
+                self._committed(len(group), time.perf_counter() - started)
                 for (_, future), result in zip(group, results, strict=True):
                     future.set_result(result)
             del group  # else a write that is done lives on until the next one comes

@@ -6,7 +6,7 @@ survive the death of the process and of the machine. All methods may be called f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,6 +180,9 @@ class Store(Protocol):
 
     def check(self) -> None:
         """Write and read something durable; raises ``StoreError`` where that fails."""
+
+    def watch_commits(self, committed: Callable[[int, float], None]) -> None:
+        """Tell ``committed`` the number of writes and the seconds of each durable transaction, from now on."""
 
     def backup(self, destination: Path) -> None:
         """A consistent copy of everything, taken while writes go on."""

@@ -216,6 +216,10 @@ class RedisStore:
             self._redis.set(self._key("sequence"), last_sequence(source))
             self._salt = self._redis.get(self._key("salt"))
 
+    def watch_commits(self, committed: Callable[[int, float], None]) -> None:
+        """Tell of each durable transaction."""
+        self._group.watch(committed)
+
     def close(self) -> None:
         """Write what was accepted, then let go."""
         self._group.close()

@@ -207,6 +207,10 @@ class SQLStore:
         if int(found) < number:
             raise StoreError(f"{self._database.name}: {number} was written and {found} read: do not trust this disk")
 
+    def watch_commits(self, committed: Callable[[int, float], None]) -> None:
+        """Tell of each durable transaction."""
+        self._group.watch(committed)
+
     def close(self) -> None:
         """Write what was accepted, then let go."""
         self._group.close()

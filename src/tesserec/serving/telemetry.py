@@ -46,6 +46,8 @@ RUNGS: tuple[str, ...] = get_args(RecommendResponse.model_fields["rung"].annotat
 ARMS = ("live", "canary")
 BREAKER_STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 """How the state of a circuit breaker is written as a number."""
+REASONS = ("open", "slow", "full", "late", "failed")
+"""Why a rung was left for a lower one."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 OTHER = "other"
 """The label in the place of a value that is not known beforehand."""
@@ -53,6 +55,9 @@ LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 STAGES_S = (0.0001, 0.00025, 0.0005, *LATENCIES_S)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 NUM_RECENT = 4096
+
+Version = tuple[str, str | None]
+"""Of a model, and of its codebook."""
 
 
 @component
@@ -159,7 +164,8 @@ class NamespaceTelemetry:
         self.name = name
         self._families = families
         self._scenarios = scenarios
-        self._models: set[tuple[str, str, str]] = set()
+        self._serving: dict[str, Version] = {}
+        self._previous: Version | None = None
         self._recent: deque[tuple[float, float, str]] = deque(maxlen=NUM_RECENT)
         self._start()
 
@@ -171,7 +177,7 @@ class NamespaceTelemetry:
         for rung in RUNGS:
             families.breaker.labels(name, rung)
             families.batch_requests.labels(name, rung)
-            for reason in ("late", "failed"):
+            for reason in REASONS:
                 families.rung_failures.labels(name, rung, reason)
         for outcome in ("accepted", "duplicate"):
             families.events.labels(name, outcome)
@@ -205,7 +211,7 @@ class NamespaceTelemetry:
         self._recent.append((time.monotonic(), total_ms, response.rung))
 
     def rung_failed(self, rung: str, reason: str) -> None:
-        """Count a rung that was abandoned for a lower one, because it was ``late`` or ``failed``."""
+        """Count a rung that was abandoned for a lower one, for one of ``REASONS``."""
         self._families.rung_failures.labels(self.name, rung, reason).inc()
 
     def breaker(self, rung: str, state: str) -> None:
@@ -244,17 +250,22 @@ class NamespaceTelemetry:
         self._families.items.labels(self.name).set(num_items)
         self._families.cold_items.labels(self.name).set(num_cold)
 
-    def models(self, arms: Mapping[str, tuple[str, str | None]]) -> None:
-        """Note which model and codebook versions answer in each arm; those of before are forgotten."""
-        now = {(arm, model, codebook or "") for arm, (model, codebook) in arms.items()}
-        for labels in now:
-            self._families.model_info.labels(self.name, *labels).set(1)
-        for labels in self._models - now:
-            self._families.model_info.remove(self.name, *labels)
-        self._models = now
+    def serving(self, live: Version, canary: Version | None = None) -> None:
+        """Note which versions answer, and count the change; one call at a time. Those of before are forgotten."""
+        now = {arm: version for arm, version in zip(ARMS, (live, canary), strict=True) if version is not None}
+        for arm, (model, codebook) in now.items():
+            self._families.model_info.labels(self.name, arm, model, codebook or "").set(1)
+        for arm, (model, codebook) in self._serving.items() - now.items():
+            self._families.model_info.remove(self.name, arm, model, codebook or "")
+        before = self._serving
+        if before and before["live"] != live:
+            self._count_swap("rollback" if live == self._previous else "publish")
+            self._previous = before["live"]
+        if before and before.get("canary") != canary:
+            self._count_swap("canary")
+        self._serving = now
 
-    def swapped(self, kind: str) -> None:
-        """Count a change of what answers: ``publish``, ``rollback`` or ``canary``."""
+    def _count_swap(self, kind: str) -> None:
         self._families.swaps.labels(self.name, kind).inc()
 
     def recent(self, seconds: float = 60.0) -> Recent:
