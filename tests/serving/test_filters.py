@@ -376,6 +376,6 @@ def test_any_text_is_a_filter_or_a_filter_error(text: str) -> None:
 
 @pytest.mark.prove
 @given(ANY_TEXT)
-@settings(max_examples=50_000)
+@settings(max_examples=20_000)
 def test_any_text_is_a_filter_or_a_filter_error_at_length(text: str) -> None:
     check_any_text(text)

@@ -73,6 +73,8 @@ def test_a_bundle_alone(live: LiveCatalog[LoadedModel]) -> None:
     assert snapshot.index("i07") == 7
     assert snapshot.index("nothing") is None
     assert snapshot.titles[7] == "garden red lamp large"
+    assert list(snapshot.titles) == model("popular").catalog.titles
+    assert snapshot.titles[1:3] == ["kitchen red lamp large", "kitchen oak shelf"]
     assert snapshot.attributes(7) == {"title": "garden red lamp large", "price": 2.0}
     assert [index for index, _ in live.search("garden lamp", 9, snapshot.mask("price < 2"))] == [6]
 

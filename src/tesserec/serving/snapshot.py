@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import polars as pl
 import torch
@@ -20,7 +19,7 @@ from tesserec.serving.attributes import attribute_frame, described
 from tesserec.serving.filters import compile_filter
 from tesserec.types import Catalog, Vocabulary
 
-__all__ = ["CatalogSnapshot", "ItemTable"]
+__all__ = ["CatalogSnapshot", "ItemTable", "Titles"]
 
 _MAX_KEPT = 64
 T = TypeVar("T")
@@ -43,19 +42,36 @@ class _Kept(Generic[T]):
             return self._values[text]
 
 
+class Titles(Sequence[str]):
+    """What to call each item: its title, else its text, else its id. Looked up when asked, since few are."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        names = [name for name in ("title", "text") if frame.schema.get(name) == pl.String]
+        self._columns = [frame[name] for name in (*names, "item_id")]
+
+    def __len__(self) -> int:
+        return len(self._columns[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        found: list[str | None] = [column[index] for column in self._columns]
+        return next((value for value in found if value), "")
+
+
 class ItemTable:
     """The attributes of all items: snapshots between which only stock changed share one, with what was computed."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
+        self.titles = Titles(frame)
         self._truths: _Kept[Tensor] = _Kept()
-
-    @cached_property
-    def titles(self) -> list[str]:
-        """What to call each item: its title, else its text, else its id."""
-        names = [name for name in ("title", "text") if self.frame.schema.get(name) == pl.String]
-        named = [pl.when(pl.col(name) != "").then(pl.col(name)) for name in names]
-        return self.frame.select(pl.coalesce(*named, "item_id")).to_series().to_list()
 
     def truth(self, text: str) -> Tensor:
         """For which items a filter holds, bool [N]; raises ``FilterError``."""
@@ -104,8 +120,8 @@ class CatalogSnapshot:
         return self.table.frame
 
     @property
-    def titles(self) -> list[str]:
-        """What to call each item: its title, else its text, else its id."""
+    def titles(self) -> Titles:
+        """What to call each item: its title, else its text, else its id; a sequence that is cheap to ask for few."""
         return self.table.titles
 
     def holds(self, filter_text: str) -> Tensor:
