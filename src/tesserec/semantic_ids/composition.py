@@ -78,6 +78,8 @@ class LossSetup:
     side: SideInformation
     generator: torch.Generator
     """The loss's own, on the CPU: what it draws changes nothing else."""
+    hidden_sizes: tuple[int, ...] = ()
+    """Widths of the encoder's hidden layers."""
 
     @property
     def items_N(self) -> Tensor:

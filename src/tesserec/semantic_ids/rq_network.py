@@ -20,7 +20,7 @@ from tesserec.types import SideInformation
 if TYPE_CHECKING:
     from tesserec.semantic_ids.rq_vae import RQVAETraining
 
-__all__ = ["Alarm", "Network", "StepLoss", "loss_modules", "revive", "train"]
+__all__ = ["Alarm", "Network", "StepLoss", "loss_modules", "move_unused", "revive", "train"]
 
 StepLoss = Callable[[Tensor, int], tuple[Tensor, LossRecord]]
 """(loss, record) of the rows of a batch, int64 [B], at a step."""
@@ -48,7 +48,7 @@ class Network(nn.Module):
         super().__init__()
         self.assigners = tuple(assigners)
         self.source_widths = tuple(source_widths) if len(source_widths) > 1 else ()  # one source is the plain encoder
-        self.num_latents = num_latents
+        self.hidden_sizes, self.num_latents = tuple(hidden_sizes), num_latents
         self.low_precision = False  # whether encoder and decoder multiply in bfloat16
         widths = [num_features, *hidden_sizes, num_latents]
         several = bool(self.source_widths)
@@ -236,7 +236,6 @@ def _optimizer(network: Network, losses: Sequence[nn.Module], training: "RQVAETr
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
-@torch.no_grad()
 def revive(
     network: Network,
     optimizer: torch.optim.Optimizer,
@@ -245,6 +244,17 @@ def revive(
     generator: torch.Generator,
 ) -> None:
     """Move the codes that were not used to residuals of the batch, without momentum, and start counting anew."""
+    for codebook_CZ, dead in zip(network.codebooks, move_unused(network, used, residuals, generator), strict=True):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            optimizer.state[codebook_CZ][moment][dead] = 0
+
+
+@torch.no_grad()
+def move_unused(
+    network: Network, used: list[Tensor], residuals: list[Tensor], generator: torch.Generator
+) -> list[Tensor]:
+    """The codes of each level that were not used, which are at residuals of the batch from now on; counts anew."""
+    moved = []
     for level, (codebook_CZ, used_C, residual_BZ) in enumerate(zip(network.codebooks, used, residuals, strict=True)):
         dead = (~used_C).nonzero().squeeze(1)
         rows = torch.randint(len(residual_BZ), (len(dead),), generator=generator).to(dead.device)
@@ -252,9 +262,9 @@ def revive(
         if len(network.transforms):
             moved_BZ = network.transforms[level].pull_back(moved_BZ)  # type: ignore[operator]  # a TransformModule
         codebook_CZ[dead] = moved_BZ
-        for moment in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[codebook_CZ][moment][dead] = 0
         used_C.zero_()
+        moved.append(dead)
+    return moved
 
 
 def loss_modules(
@@ -266,7 +276,8 @@ def loss_modules(
     for number, loss in enumerate(losses, 1):
         if loss.weight:
             generator = torch.Generator().manual_seed(side.seed + number)
-            module = loss.module(LossSetup(features_ND, num_latents, sizes, side, generator))
+            setup = LossSetup(features_ND, num_latents, sizes, side, generator, network.hidden_sizes)
+            module = loss.module(setup)
             found.append((loss.weight, module.to(side.device)))
     return found
 
