@@ -84,6 +84,20 @@ def test_more_events_than_fit_into_a_statement_in_one_call(store):
     assert [stored.sequence for stored in store.events_after(1_490, 5)] == [1_491, 1_492, 1_493, 1_494, 1_495]
 
 
+def test_writes_of_all_kinds_that_wait_together_are_answered_in_their_order(store):
+    writes = []
+    for number in range(30):
+        writes.append((store.add_events([event(number), event(number + 1)]), [number == 0, True]))
+        writes.append((store.add_events([event(number)]), [False]))
+        writes.append((store.add_events([]), []))
+        if number % 5 == 0:
+            writes.append((store.put_items([Item("pen", {"price": number})]), number // 5 + 1))
+        if number == 20:
+            writes.append((store.delete_user("bob"), 0))
+    assert [write.result() for write, _ in writes] == [expected for _, expected in writes]
+    assert ids(store.history("ann", 100)) == [f"e{number}" for number in range(31)]
+
+
 def test_nothing_to_add_is_no_error(store):
     assert store.add_events([]).result() == []
     assert store.add_impressions([]).result() is None

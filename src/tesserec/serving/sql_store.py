@@ -10,8 +10,9 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any, Protocol, TypeVar
 
 from tesserec.errors import StoreError
@@ -99,11 +100,11 @@ class SQLStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._to_scrub = False
-        self._group: GroupCommit[Callable[[Session], Any]] = GroupCommit(f"commit {database.name}", self._commit)
+        self._group: GroupCommit[_Write] = GroupCommit(f"commit {database.name}", self._commit)
 
     def add_events(self, events: Sequence[Event]) -> Future[list[bool]]:
         """For each event whether its ``event_id`` is new."""
-        return self._group.submit(lambda session: _add_events(session, events))
+        return self._group.submit(_AddEvents(events))
 
     def put_items(self, items: Sequence[Item]) -> Future[int]:
         """The revision that has these items."""
@@ -216,9 +217,12 @@ class SQLStore:
         self._group.close()
         self._database.close()
 
-    def _commit(self, writes: Sequence[Callable[[Session], Any]]) -> list[Any]:
+    def _commit(self, writes: Sequence[_Write]) -> list[Any]:
+        results: list[Any] = []
         with self._database.transaction() as session:
-            results = [write(session) for write in writes]
+            for is_events, run in groupby(writes, key=lambda write: isinstance(write, _AddEvents)):
+                some = list(run)
+                results += _add_together(session, some) if is_events else [write(session) for write in some]
         if self._to_scrub:
             self._to_scrub = not self._database.scrub()
         return results
@@ -226,6 +230,19 @@ class SQLStore:
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         with self._database.reading() as session:
             return session.execute(sql, parameters).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class _AddEvents:
+    """Events to keep; those of writes that follow each other share their statements."""
+
+    events: Sequence[Event]
+
+    def __call__(self, session: Session) -> list[bool]:
+        return _add_events(session, self.events)
+
+
+_Write = Callable[[Session], Any]
 
 
 def prepare(session: Session, words: Mapping[str, str], name: str) -> None:
@@ -280,6 +297,11 @@ def _add_events(session: Session, events: Sequence[Event]) -> list[bool]:
         is_new.append(event.event_id in new)
         new.discard(event.event_id)  # the second of two with one id in the same list is not new
     return is_new
+
+
+def _add_together(session: Session, writes: Sequence[Any]) -> list[list[bool]]:
+    is_new = iter(_add_events(session, [event for write in writes for event in write.events]))
+    return [list(islice(is_new, len(write.events))) for write in writes]
 
 
 def _put_items(session: Session, items: Sequence[Item]) -> int:
