@@ -60,6 +60,7 @@ __all__ = [
     "load_report",
     "load_state",
     "publish",
+    "read_manifest",
     "save_content",
     "save_manifest",
     "save_report",
@@ -154,7 +155,7 @@ class Bundle:
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
         """The bundle in ``folder``; raises ``BundleError`` that names what is missing, damaged or too new."""
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         for name, record in manifest.files.items():
             path = folder / name
             if not path.is_file():
@@ -277,6 +278,25 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The first page of the bundle in ``folder``, without a look at its other files; raises ``BundleError``."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no manifest.json; `tesserec fit` makes bundles")
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        version = int(table["format_version"])
+        if version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path} has format {version}, this tesserec reads up to {FORMAT_VERSION}: update tesserec"
+            )
+        if table.pop("sha256") != _table_digest(table):
+            raise ValueError("its SHA-256 is another")
+        return Manifest(**table)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"{path} is damaged ({error}): restore it or fit again") from None
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
@@ -421,24 +441,6 @@ def _write_manifest(folder: Path, contents: Contents, files: dict[str, dict[str,
         files=files,
     )
     save_manifest(folder, manifest)
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise BundleError(f"{folder} is not a bundle: it has no manifest.json; `tesserec fit` makes bundles")
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        version = int(table["format_version"])
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"{path} has format {version}, this tesserec reads up to {FORMAT_VERSION}: update tesserec"
-            )
-        if table.pop("sha256") != _table_digest(table):
-            raise ValueError("its SHA-256 is another")
-        return Manifest(**table)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{path} is damaged ({error}): restore it or fit again") from None
 
 
 def _table_digest(table: Mapping[str, Any]) -> str:

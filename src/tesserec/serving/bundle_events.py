@@ -2,7 +2,8 @@
 
     store.import_events(source_of(bundle), bundle_events(bundle))
 
-Their ids are made of the data's digest and the row, so that the same log is the same events whichever bundle brings it.
+Their ids are made of the data's digest, the place of the user and that of the event among the user's own: the same log
+is the same events whichever bundle brings it, and still is when others were erased from it.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ def source_of(bundle: Bundle) -> str:
 def bundle_events(bundle: Bundle) -> Iterator[list[Event]]:
     """Every event of the bundle, some thousand at a time; one without a time is of the year 1970."""
     log = bundle.interactions
+    source, first = source_of(bundle), log.user_offsets.tolist()
     users, items = ([str(i) for i in v.ids.to_pylist()] for v in (log.users, log.items))
     for start in range(0, len(log), _BATCH):
         rows = range(start, min(start + _BATCH, len(log)))
         part = log.select(torch.arange(rows.start, rows.stop))
         yield [
             Event(
-                event_id=f"{source_of(bundle)}:{row}",
+                event_id=f"{source}:{user}:{row - first[user]}",
                 user_id=users[user],
                 item_id=items[item],
                 kind=kind,
@@ -51,7 +53,7 @@ def bundle_events(bundle: Bundle) -> Iterator[list[Event]]:
                 _kinds(part),
                 part.time_E.tolist(),
                 [None] * len(part) if part.value_E is None else part.value_E.tolist(),
-                _sessions(part, source_of(bundle)),
+                _sessions(part, source),
                 strict=True,
             )
         ]

@@ -53,9 +53,9 @@ class GateConfig:
     """Items of those lists, but at most a quarter of the catalog, so that lists can differ."""
     min_questions: Annotated[int, Field(ge=2)] = 50
     """Users to ask about, at least; with fewer the published reports are compared."""
-    num_questions: Annotated[int, Field(ge=2)] = 2000
+    num_questions: Annotated[int, Field(ge=2)] = 1000
     """Users to ask about, at most."""
-    num_lists: Annotated[int, Field(ge=1)] = 500
+    num_lists: Annotated[int, Field(ge=1)] = 200
     """Users of late whose lists are compared, at most."""
     seed: int = 0
     """Draws the users and the resamples."""

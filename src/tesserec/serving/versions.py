@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tesserec.bundle import Bundle, Manifest
+from tesserec.bundle import Bundle, Manifest, read_manifest
 from tesserec.errors import BundleError, ServiceError
 from tesserec.serving.durable import copy_file, locked, sync, try_lock, write_text
 
@@ -110,10 +110,10 @@ class Versions:
             ) from None
 
     def infos(self) -> list[VersionInfo]:
-        """What there is, oldest first; raises ``BundleError`` that names a damaged manifest."""
+        """What there is, oldest first; raises ``BundleError`` for a damaged manifest (``check`` reads the rest)."""
         pointer = self.pointer()
         with self.reading():
-            return [VersionInfo(v, _roles(v, pointer), Bundle.open(self.path(v)).manifest) for v in self.ids()]
+            return [VersionInfo(v, _roles(v, pointer), read_manifest(self.path(v))) for v in self.ids()]
 
     def publish(self, bundle: Path) -> str:
         """Make a copy of ``bundle`` the live version; its name. Raises ``BundleError`` that names a damaged file."""
@@ -124,9 +124,12 @@ class Versions:
     def add(self, bundle: Path) -> str:
         """Keep a copy of ``bundle`` as a version without making it live; its name.
 
-        A version of that name that is there already stays as it is, unless it is damaged: then it is replaced.
+        A version of that name that is there already stays as it is, unless it is damaged: then it is replaced. The
+        folder of a version is that version, whoever was erased from it.
         """
         manifest = Bundle.open(bundle).manifest
+        if bundle.resolve().parent == self._bundles.resolve():
+            return bundle.name
         _check_names(bundle, manifest)
         version = _version_of(bundle, manifest)
         with self.writing():
