@@ -30,7 +30,7 @@ class Bench:
         )
 
     def submit(self, asked: Question, seconds: float = HOUR_S):
-        return self.batcher.submit(model("counted"), asked, time.monotonic() + seconds)
+        return self.batcher.submit(model("counted"), asked, time.monotonic() + seconds).future
 
     async def hold(self):
         """Keep the worker busy for a moment, so that what is asked next waits together."""
@@ -106,6 +106,22 @@ def test_nothing_is_done_for_who_went_away_or_is_late() -> None:
         assert bench.sizes == [1, 1]
         with pytest.raises(TooLate, match="the time was up before cooccurrence could begin"):
             await late
+
+    run(play)
+
+
+def test_who_is_dropped_makes_room() -> None:
+    async def play(bench: Bench) -> None:
+        held = await bench.hold()
+        soon = time.monotonic() + HOUR_S
+        jobs = [bench.batcher.submit(model("counted"), question("i03"), soon) for _ in range(6)]
+        for job in jobs[:5]:
+            bench.batcher.drop(job)
+        assert bench.batcher.depth == 1
+        assert jobs[0].future.cancelled()
+        await asyncio.gather(held, jobs[5].future, bench.submit(question("i04")))
+        bench.batcher.drop(jobs[5])
+        assert jobs[5].future.result().answer.items, "what is done stays done"
 
     run(play)
 

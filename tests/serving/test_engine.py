@@ -130,6 +130,27 @@ def test_rules() -> None:
     play(scene)
 
 
+def test_explanations_hold_when_asked_again() -> None:
+    async def scene(shop: Opened) -> None:
+        history = ["i00", "i01", "i07"]
+        asked = RecommendRequest(history=history, k=3, exclude=["i02"], explain=True)
+        response = await shop.engine.recommend(asked)
+        (together,) = await asyncio.to_thread(shop.engine.recommend_many, [asked])
+        assert "explain" in response.stages_ms
+        assert response.removed is not None
+        assert [one.rule for one in response.removed if one.item_id == "i02"] in ([], ["exclude"])
+        first = response.items[0]
+        assert first.explanation is not None
+        assert together.items[0].explanation == first.explanation
+        moved = first.explanation.history[0]
+        left = [item for item in history if item != moved.item_id]
+        without = await shop.engine.recommend(RecommendRequest(history=left, k=24))
+        again = next(item for item in without.items if item.item_id == first.item_id)
+        assert first.score - again.score == pytest.approx(moved.change, abs=1e-4)
+
+    play(scene)
+
+
 def test_what_was_shown_moves_down_until_the_user_takes_it() -> None:
     async def scene(shop: Opened) -> None:
         rotating = RecommendRequest(user_id="u00", k=3, rotate=100)

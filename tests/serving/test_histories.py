@@ -113,3 +113,14 @@ def test_the_caller_may_change_what_it_was_given(store):
     histories.of("ann", 5).clear()
     histories.of("ann", 5).clear()
     assert len(histories.of("ann", 5)) == 5
+
+
+def test_what_is_in_memory_is_there_without_reading(store):
+    histories = Histories(store, 10)
+    assert histories.kept("ann", 3) is None
+    histories.of("ann", 3)
+    assert ids(histories.kept("ann", 2)) == ["e3", "e4"]
+    assert histories.kept("ann", 4) is None, "more than was read"
+    histories.forget("ann")
+    assert histories.kept("ann", 2) is None
+    assert store.reads == 1

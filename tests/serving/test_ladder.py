@@ -81,7 +81,8 @@ def test_each_rung_is_reached_by_slowing_those_above(rung: Rung) -> None:
         started = time.monotonic()
         found = await site.ask(question("i00", "i01"), seconds=2.0)
         assert time.monotonic() - started < 10, "far from the delay"
-        assert found.fallen[: len(above)] == tuple((one, "late") for one in above)
+        assert tuple(one for one, _ in found.fallen[: len(above)]) == above
+        assert {reason for _, reason in found.fallen} <= {"late", "slow"}
         assert RUNGS.index(found.rung) >= RUNGS.index(rung)
         assert found.answered.answer.items
 
@@ -188,19 +189,44 @@ def test_who_goes_away_is_dropped_and_the_probe_is_free_again() -> None:
 
 def test_one_failure_after_a_success_is_not_the_last_of_many() -> None:
     breaker = Breaker(failures=2, open_s=1)
-    for _ in range(3):
-        breaker.failed(0)
+    for batch in range(3):
+        breaker.failed(0, batch)
         breaker.succeeded()
     assert breaker.allows(0)
-    breaker.failed(0)
-    breaker.failed(0)
+    for _ in range(5):
+        breaker.failed(0, 7.0)
+    assert breaker.allows(0), "those of one batch count once"
+    breaker.failed(0, 8.0)
     assert not breaker.allows(0.9)
     assert breaker.allows(1.0)
     assert breaker.state == "half_open"
     assert not breaker.allows(1.0), "one tries"
-    breaker.failed(1.0)
+    breaker.failed(1.0, 9.0)
     assert breaker.state == "open"
     assert not breaker.allows(1.9)
+
+
+def test_who_waited_in_vain_says_nothing_of_the_rung() -> None:
+    async def play(site: Site) -> None:
+        site.faults["generative"] = Fault(delay_s=0.5)
+        asking = [asyncio.create_task(site.ask(question("i00"), seconds=0.4)) for _ in range(6)]
+        found = await asyncio.gather(*asking)
+        assert {one.fallen[0] for one in found} == {("generative", "late")}
+        assert site.ladder.state_of("v1", "generative") == "closed", "one batch was late, whatever waited behind it"
+
+    run(play, failures=2, batch=BatcherConfig(max_batch=1))
+
+
+def test_a_rung_that_was_too_slow_is_tried_once_a_second() -> None:
+    async def play(site: Site) -> None:
+        site.faults["generative"] = Fault(delay_s=0.5)
+        await site.ask(question("i00"))
+        site.faults.clear()
+        found = [await site.ask(question("i00"), seconds=0.4) for _ in range(2)]
+        assert found[0].fallen == (), "it tries, and there is time"
+        assert dict(found[1].fallen) == {"generative": "slow"}
+
+    run(play)
 
 
 def test_a_request_without_time_gets_what_cannot_be_late() -> None:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from tesserec.recommender import NO_HISTORY
+from tesserec.serving.explain import explanations, removed_items
 from tesserec.serving.ladder import Climbed
 from tesserec.serving.live_catalog import LiveCatalog
 from tesserec.serving.loaded_model import Answer, LoadedModel
-from tesserec.serving.pasts import Past, Question
+from tesserec.serving.pasts import Past, Question, requests_of
 from tesserec.serving.records import Event, Impression
 from tesserec.serving.schemas import Explanation, Recommended, RecommendRequest, RecommendResponse, Removed
 from tesserec.serving.slate import Placed, Slate, arrange
@@ -102,6 +103,14 @@ class Asked:
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
         return arrange(
             candidates, self.snapshot, self.request, shown=shown, content=self.model.content, generator=generator
+        )
+
+    def explained(self, climbed: Climbed, question: Question, slate: Slate) -> tuple[list[Explanation], list[Removed]]:
+        """Why each item is there, and what rules took out."""
+        requests = requests_of([question])
+        return (
+            explanations(self.model, climbed.rung, requests, slate=slate, snapshot=self.snapshot),
+            removed_items(self.model, climbed.rung, requests, asked=self.request, slate=slate, snapshot=self.snapshot),
         )
 
     def response(

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
@@ -24,7 +24,7 @@ from tesserec.serving.loaded_model import Answer, LoadedModel, Rung
 from tesserec.serving.pasts import Question
 from tesserec.serving.timings import BatchTimes
 
-__all__ = ["Answered", "Batcher", "BatcherConfig", "Fault", "Faulty", "QueueFull", "TooLate"]
+__all__ = ["Answered", "Batcher", "BatcherConfig", "Fault", "Faulty", "Job", "QueueFull", "TooLate"]
 
 
 class QueueFull(ServiceError):
@@ -69,14 +69,19 @@ class Answered:
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+@dataclass(slots=True, eq=False)
+class Job:
+    """A question on its way."""
+
     model: LoadedModel
     question: Question
     deadline: float
     submitted: float
     future: asyncio.Future[Answered]
+    """It fails with what the model raises, or with ``TooLate``."""
     loop: asyncio.AbstractEventLoop
+    begun: float | None = None
+    """When its batch began (the same for all of a batch); None while it waits."""
 
     @property
     def group(self) -> tuple[int, int, bool, int]:
@@ -104,7 +109,7 @@ class Batcher:
         self._faults = {} if faults is None else faults
         self._batched = batched
         self._times = BatchTimes()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._running: tuple[float, int] | None = None  # since when, how many
         self._closed = False
         self._changed = threading.Condition()
@@ -115,6 +120,11 @@ class Batcher:
     def depth(self) -> int:
         """Requests that wait."""
         return len(self._waiting)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is under way, or waits."""
+        return self._running is not None or bool(self._waiting)
 
     def estimate_ms(self) -> float:
         """How long a request that comes now will take, from what batches took lately; 0 where nothing is known.
@@ -133,14 +143,13 @@ class Batcher:
         seconds += full * self._times.expected_s(self._config.max_batch)
         return 1e3 * (seconds + (self._times.expected_s(rest) if rest else 0.0))
 
-    def submit(self, model: LoadedModel, question: Question, deadline: float) -> asyncio.Future[Answered]:
-        """Ask; call it from an event loop, whose future is returned. ``deadline`` is of ``time.monotonic``.
+    def submit(self, model: LoadedModel, question: Question, deadline: float) -> Job:
+        """Ask; call it from the event loop that waits for the future. ``deadline`` is of ``time.monotonic``.
 
-        Cancel the future when nobody waits any more. It fails with what the model raises, or with ``TooLate``. Raises
-        ``QueueFull`` where too many wait, and ``ServiceError`` after ``close``.
+        Raises ``QueueFull`` where too many wait, and ``ServiceError`` after ``close``.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(model, question, deadline, time.monotonic(), loop.create_future(), loop)
+        job = Job(model, question, deadline, time.monotonic(), loop.create_future(), loop)
         with self._changed:
             if self._closed:
                 raise ServiceError(f"the worker of {self.rung} is closed: the service is shutting down")
@@ -148,7 +157,13 @@ class Batcher:
                 raise QueueFull(f"{self._config.capacity} requests wait for {self.rung} already: ask again later")
             self._waiting.append(job)
             self._changed.notify()
-        return job.future
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for ``job`` any more: it makes room for others, unless its batch is under way."""
+        if job.future.cancel():
+            with self._changed, suppress(ValueError):  # it is not waiting
+                self._waiting.remove(job)
 
     def close(self) -> None:
         """Answer nothing more; a batch that is under way ends by itself."""
@@ -167,10 +182,8 @@ class Batcher:
                 return
             if batch:
                 self._answer(batch)
-            with self._changed:
-                self._running = None
 
-    def _take(self) -> list[_Job] | None:
+    def _take(self) -> list[Job] | None:
         """The job that waits longest, and those of its group; None when closed. Those nobody waits for are dropped."""
         with self._changed:
             while not self._waiting and not self._closed:
@@ -178,8 +191,8 @@ class Batcher:
             if self._closed:
                 return None
             now = time.monotonic()
-            batch: list[_Job] = []
-            others: list[_Job] = []
+            batch: list[Job] = []
+            others: list[Job] = []
             for job in self._waiting:
                 if job.future.cancelled():
                     continue
@@ -190,21 +203,27 @@ class Batcher:
                 else:
                     others.append(job)
             self._waiting = deque(others)
-            self._running = now, len(batch)
+            for job in batch:
+                job.begun = now
+            self._running = (now, len(batch)) if batch else None
             return batch
 
-    def _answer(self, batch: list[_Job]) -> None:
+    def _answer(self, batch: list[Job]) -> None:
         started = time.monotonic()
+        answers: Sequence[Answer] | Exception
         try:
             self._misbehave()
             answers = batch[0].model.answer_all(self.rung, [job.question for job in batch])
         except Exception as error:  # whatever a model does, its worker goes on
+            answers = error
+        ended = time.monotonic()
+        self._times.add(len(batch), ended - started)
+        with self._changed:
+            self._running = None
+        if isinstance(answers, Exception):
             for job in batch:
-                _tell(job, error)
+                _tell(job, answers)
             return
-        finally:
-            ended = time.monotonic()
-            self._times.add(len(batch), ended - started)
         self._batched(self.rung, len(batch))
         for job, answer in zip(batch, answers, strict=True):
             queue_ms, model_ms = 1e3 * (started - job.submitted), 1e3 * (ended - started)
@@ -218,7 +237,7 @@ class Batcher:
                 raise Faulty(f"{self.rung} fails because a fault was asked for")
 
 
-def _tell(job: _Job, result: Answered | Exception) -> None:
+def _tell(job: Job, result: Answered | Exception) -> None:
     with suppress(RuntimeError):  # the loop is closed: nobody waits
         job.loop.call_soon_threadsafe(_resolve, job.future, result)
 

@@ -286,6 +286,10 @@ class Engine:
         user_id = asked.request.user_id
         if user_id is None:
             return
+        kept = self.histories.kept(user_id, self.config.history_limit)
+        if kept is not None:
+            asked.events = kept
+            return
         reading = self._in(self._reads, lambda: self.histories.of(user_id, self.config.history_limit))
         try:
             asked.events = await asyncio.wait_for(reading, max(0.0, until - time.monotonic()))
@@ -312,7 +316,11 @@ class Engine:
             shown = await self._shown(asked)
             answer = climbed.answered.answer
             slate = await self._in(self._rules, lambda: asked.slate(answer, shown))
-        return asked.response(climbed, slate)
+        if not asked.request.explain:
+            return asked.response(climbed, slate)
+        with _timed(asked, "explain"):
+            explained = await self._in(self._rules, lambda: asked.explained(climbed, question, slate))
+        return asked.response(climbed, slate, explained)
 
     async def _shown(self, asked: Asked) -> dict[str, int]:
         """How often the user was shown items lately without doing anything, where it is asked for."""
@@ -392,7 +400,8 @@ class Engine:
                 impressions = self._store.impressions_of(user_id, time.time() - WEEK_S)
                 shown = times_shown(impressions, asked.events)
         slate = asked.slate(climbed.answered.answer, shown)
-        return asked.response(climbed, slate)
+        explained = asked.explained(climbed, question, slate) if asked.request.explain else None
+        return asked.response(climbed, slate, explained)
 
     async def _put(self, items: Sequence[Item]) -> int:
         revision = await self._stored(self._store.put_items(items))

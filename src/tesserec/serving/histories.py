@@ -25,13 +25,17 @@ class Histories:
         self._reading: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    def kept(self, user_id: str, limit: int) -> list[Event] | None:
+        """What ``of`` answers where that is in memory; None where the store has to be read. Never blocks for long."""
+        with self._lock:
+            return self._found(user_id, limit)
+
     def of(self, user_id: str, limit: int) -> list[Event]:
         """The last ``limit`` events of a user by (time, arrival), oldest first."""
         with self._lock:
-            kept = self._kept.get(user_id)
-            if kept is not None and (limit <= kept[0] or len(kept[1]) < kept[0]):
-                self._kept.move_to_end(user_id)
-                return kept[1][max(0, len(kept[1]) - limit) :]
+            found = self._found(user_id, limit)
+            if found is not None:
+                return found
             self._reading[user_id] = self._reading.get(user_id, 0) + 1
             change = self._changes.get(user_id, 0)
         try:
@@ -60,6 +64,13 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def _found(self, user_id: str, limit: int) -> list[Event] | None:
+        kept = self._kept.get(user_id)
+        if kept is None or (limit > kept[0] and len(kept[1]) >= kept[0]):
+            return None
+        self._kept.move_to_end(user_id)
+        return kept[1][max(0, len(kept[1]) - limit) :]
 
     def _keep(self, user_id: str, limit: int, events: list[Event]) -> None:
         self._kept[user_id] = (limit, events)

@@ -4,7 +4,8 @@
       worker      worker      worker            worker            no worker: it cannot be late
 
 A request starts at the highest rung whose expected time fits what is left of its deadline, so that a long queue sends
-it down at once instead of refusing it. A rung that fails or is late is left for the next one below; it has a worker of
+it down at once instead of refusing it; once a second one tries a rung that was too slow for the others, to see whether
+it still is. A rung that fails or is late is left for the next one below; it has a worker of
 its own, so what is stuck above does not hold it up. After some failures in a row a rung is not asked at all for a
 while, then by one request, and by everybody again once that one was answered.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
 from tesserec.config import Field, component
-from tesserec.serving.batcher import Answered, Batcher, BatcherConfig, Fault, QueueFull, TooLate
+from tesserec.serving.batcher import Answered, Batcher, BatcherConfig, Fault, Job, QueueFull, TooLate
 from tesserec.serving.loaded_model import RUNGS, LoadedModel, Rung
 from tesserec.serving.pasts import Question
 
@@ -30,6 +31,8 @@ LOGGER = logging.getLogger(__name__)
 
 Reason = Literal["open", "slow", "full", "late", "failed"]
 State = Literal["closed", "open", "half_open"]
+TRY_S = 1.0
+"""How often a rung whose batches took too long lately is tried all the same."""
 MAX_BREAKERS = 64
 """Of rungs of versions; the ones that were asked longest ago are forgotten."""
 
@@ -90,6 +93,7 @@ class Breaker:
     def __init__(self, failures: int, open_s: float) -> None:
         self._limit, self._open_s = failures, open_s
         self._failed = 0
+        self._last: float | None = None
         self._until: float | None = None
         self._probing = False
 
@@ -113,9 +117,10 @@ class Breaker:
         """An answer came in time."""
         self._failed, self._until, self._probing = 0, None, False
 
-    def failed(self, now: float) -> None:
-        """It failed or was late."""
-        self._failed += 1
+    def failed(self, now: float, batch: float) -> None:
+        """It failed or was late; requests that shared ``batch`` (when it began) count once."""
+        self._failed += batch != self._last
+        self._last = batch
         if self._probing or self._failed >= self._limit:
             self._until, self._probing = now + self._open_s, False
 
@@ -145,6 +150,7 @@ class Ladder:
             if rung != "popularity"
         }
         self._breakers: OrderedDict[tuple[str, Rung], Breaker] = OrderedDict()
+        self._next_try: dict[Rung, float] = {}
 
     @property
     def depth(self) -> int:
@@ -182,48 +188,50 @@ class Ladder:
         """The answer of one rung by ``until``, or why there is none."""
         batcher, breaker = self._batchers[rung], self._breaker(model.version, rung)
         now = time.monotonic()
-        if now + batcher.estimate_ms() / 1e3 >= until:
+        if not self._fits(batcher, now, until):
             return "slow"
         if not breaker.allows(now):
             return "open"
-        before = breaker.state
-        if before == "half_open":
-            self._observer.breaker(rung, before)
+        if breaker.state == "half_open":
+            self._observer.breaker(rung, "half_open")
         try:
-            result = await self._ask(batcher, model, question, until)
+            job = batcher.submit(model, question, until)
+        except QueueFull:
+            breaker.gave_up()
+            return "full"
+        try:
+            await asyncio.wait({job.future}, timeout=max(0.0, until - time.monotonic()))
         except asyncio.CancelledError:
             breaker.gave_up()
             raise
-        if isinstance(result, Answered):
-            breaker.succeeded()
-        elif result == "full":
-            breaker.gave_up()
-        else:
-            breaker.failed(time.monotonic())
-        if breaker.state != ("closed" if before == "closed" else "half_open"):
-            self._observer.breaker(rung, breaker.state)
-            LOGGER.warning("the breaker of %s of version %s is %s", rung, model.version, breaker.state)
+        finally:
+            batcher.drop(job)
+        result = _result(job)
+        self._report(rung, model.version, job, result)
         return result
 
-    async def _ask(
-        self, batcher: Batcher, model: LoadedModel, question: Question, until: float
-    ) -> Answered | Literal["full", "late", "failed"]:
-        try:
-            future = batcher.submit(model, question, until)
-        except QueueFull:
-            return "full"
-        try:
-            await asyncio.wait({future}, timeout=max(0.0, until - time.monotonic()))
-            if not future.done():
-                return "late"
-            return future.result()
-        except TooLate:
-            return "late"
-        except Exception:  # a rung that breaks is what lower ones are for
-            LOGGER.exception("%s of version %s failed", batcher.rung, model.version)
-            return "failed"
-        finally:
-            future.cancel()
+    def _fits(self, batcher: Batcher, now: float, until: float) -> bool:
+        """Whether a request that comes now is expected to be answered by ``until``, or is the one that tries."""
+        if now + batcher.estimate_ms() / 1e3 < until:
+            return True
+        if batcher.is_busy or now >= until or now < self._next_try.get(batcher.rung, 0.0):
+            return False
+        self._next_try[batcher.rung] = now + TRY_S
+        return True
+
+    def _report(self, rung: Rung, version: str, job: Job, result: Answered | Reason) -> None:
+        """Tell the breaker. Who waited in vain for others says nothing of the rung."""
+        breaker = self._breaker(version, rung)
+        before = breaker.state
+        if isinstance(result, Answered):
+            breaker.succeeded()
+        elif job.begun is None:
+            breaker.gave_up()
+        else:
+            breaker.failed(time.monotonic(), job.begun)
+        if breaker.state != before:
+            self._observer.breaker(rung, breaker.state)
+            LOGGER.warning("the breaker of %s of version %s is %s", rung, version, breaker.state)
 
     def _breaker(self, version: str, rung: Rung) -> Breaker:
         key = (version, rung)
@@ -233,3 +241,17 @@ class Ladder:
                 self._breakers.popitem(last=False)
         self._breakers.move_to_end(key)
         return self._breakers[key]
+
+
+def _result(job: Job) -> Answered | Literal["late", "failed"]:
+    """What became of a job that nobody waits for any longer."""
+    if job.future.cancelled():
+        return "late"
+    error = job.future.exception()
+    if error is None:
+        return job.future.result()
+    if isinstance(error, TooLate):
+        return "late"
+    # A rung that breaks is what lower ones are for.
+    LOGGER.error("a request failed on a rung of version %s", job.model.version, exc_info=error)
+    return "failed"

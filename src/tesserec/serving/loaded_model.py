@@ -64,7 +64,7 @@ Rung = Literal["generative", "dense", "cooccurrence", "segment_popularity", "pop
 RUNGS: tuple[Rung, ...] = ("generative", "dense", "cooccurrence", "segment_popularity", "popularity")
 """The ladder, from the top."""
 
-_CHUNK = 2048
+_CHUNK = 512
 """Popular items that are looked at at once."""
 
 Counter = TypeVar("Counter", Cooccurrence, Popularity)
@@ -191,11 +191,11 @@ class LoadedModel:
         picks: list[int] = []
         for start in range(0, len(items), _CHUNK):
             chunk = items[start : start + _CHUNK]
-            places = (np.flatnonzero(allowed_N[chunk]) + start).tolist()
-            picks += [place for place in places if items[place] not in banned]
-            if len(picks) >= question.k:
-                break
-        picks = picks[: question.k]
+            for place in np.flatnonzero(allowed_N[chunk]).tolist():
+                if int(chunk[place]) not in banned:
+                    picks.append(start + place)
+                    if len(picks) == question.k:
+                        return Answer(tuple(items[picks].tolist()), tuple(scores[picks].tolist()))
         return Answer(tuple(items[picks].tolist()), tuple(scores[picks].tolist()))
 
     def with_items(self, new: Catalog) -> LoadedModel:

@@ -8,10 +8,10 @@ from collections import deque
 
 __all__ = ["BatchTimes"]
 
-WINDOW_S = 10.0
+WINDOW_S = 5.0
 """What is older says nothing any more: a stage that was slow is tried again."""
 NUM_KEPT = 64
-QUANTILE = 0.9
+QUANTILE = 0.75
 
 
 class BatchTimes:
@@ -27,7 +27,7 @@ class BatchTimes:
             self._kept.append((time.monotonic(), size, seconds))
 
     def expected_s(self, size: int) -> float:
-        """What nine of ten batches of ``size`` stay below; 0 where nothing was measured lately.
+        """What three of four batches of ``size`` stay below; 0 where nothing was measured lately.
 
         A larger batch takes longer, at most in proportion, so each one measured bounds those of other sizes: the
         tightest bound counts.
