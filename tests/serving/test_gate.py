@@ -131,6 +131,14 @@ def test_with_few_questions_the_published_reports_are_compared(folder: Path, emp
     assert "the published figures cannot be compared with live" in bad.notes[2]
 
 
+def test_without_times_the_published_reports_are_compared(store: Store, tmp_path: Path) -> None:
+    events = shop.events().with_row_index("order").drop("timestamp")
+    publish(tmp_path / "b", fitted(events, split={"protocol": "last_out"}))
+    report = gate(tmp_path / "b", tmp_path / "b", store, FEW)
+    assert {found.source for found in report.comparisons} == {"published"}
+    assert report.notes[0].startswith("0 users did something positive after a time that nobody knows, 30 are asked for")
+
+
 def test_the_first_bundle_has_nothing_to_be_compared_with(folder: Path, empty: Store) -> None:
     report = gate(folder / "honest", None, empty)
     assert report.accepted

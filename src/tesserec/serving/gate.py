@@ -32,7 +32,7 @@ from tesserec.retrievers.popularity import Popularity
 from tesserec.serving.gate_questions import Asked, Side, last_times, ndcg_of, overlaps_of, questions_after
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.records import Event, Store
-from tesserec.types import FitContext
+from tesserec.types import NO_TIME, FitContext
 
 __all__ = ["Comparison", "GateConfig", "GateReport", "gate"]
 
@@ -146,7 +146,11 @@ def gate(
     histories = {user: store.history(user, HISTORY) for user in late}
     report = _with_overlap(report, new.model, old.model, histories, config)
     since = max(new.seen_until, old.seen_until)
-    asked = questions_after(store, times, since, old.model.reader, num_questions=config.num_questions, seed=config.seed)
+    asked = Asked(since)
+    if since != NO_TIME:  # without times nobody can say what a bundle has not seen
+        asked = questions_after(
+            store, times, since, old.model.reader, num_questions=config.num_questions, seed=config.seed
+        )
     if len(asked) >= config.min_questions:
         return _finished(report, config, _on_store(new, old, asked, config))
     comparisons, notes = _published(new, old)
@@ -176,9 +180,9 @@ class _Judged:
 
     @property
     def seen_until(self) -> int:
-        """The time of the last event that the holdout state was fitted on or chosen by, seconds."""
+        """The time of the last event that the holdout state was fitted on or chosen by, seconds; or ``NO_TIME``."""
         seen = self.contents.interactions if self.parts is None else self.parts.refit
-        return int(seen.time_E.max()) if len(seen) else -1
+        return int(seen.time_E.max()) if len(seen) else NO_TIME
 
 
 def _mismatches(new: Contents, old: Contents) -> tuple[str, ...]:
@@ -260,4 +264,4 @@ def _finished(report: GateReport, config: GateConfig, comparisons: Iterable[Comp
 
 
 def _day(time: int) -> str:
-    return "ever" if time < 0 else f"{np.datetime64(time, 's')} UTC"
+    return "a time that nobody knows" if time == NO_TIME else f"{np.datetime64(time, 's')} UTC"
