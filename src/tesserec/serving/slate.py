@@ -171,8 +171,9 @@ def _begun(candidates: Candidates, snapshot: CatalogSnapshot, k: int) -> _State:
 
 
 def _boost(state: _State, frame: pl.DataFrame, boosts: Sequence[Boost]) -> None:
-    rows = frame[state.items_X.numpy()]
     holds = [compile_filter(boost.when, frame.schema).alias(str(n)) for n, boost in enumerate(boosts)]
+    read = {name for expression in holds for name in expression.meta.root_names()}
+    rows = frame.select(read)[state.items_X.numpy()]
     holds_XR = torch.from_numpy(rows.select(holds).to_numpy().copy())
     for boost, holds_X in zip(boosts, holds_XR.T, strict=True):
         state.scores_X = state.scores_X + boost.weight * holds_X
