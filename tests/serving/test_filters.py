@@ -348,7 +348,7 @@ def test_the_same_as_row_by_row_in_python(expression: tuple[str, Truth], table: 
 
 @pytest.mark.prove
 @given(EXPRESSIONS, st.lists(ROWS, min_size=1, max_size=5))
-@settings(max_examples=20_000)
+@settings(max_examples=5_000)
 def test_the_same_as_row_by_row_in_python_at_length(expression: tuple[str, Truth], table: list[Row]) -> None:
     check_like_python(expression, table)
 
@@ -376,6 +376,6 @@ def test_any_text_is_a_filter_or_a_filter_error(text: str) -> None:
 
 @pytest.mark.prove
 @given(ANY_TEXT)
-@settings(max_examples=20_000)
+@settings(max_examples=5_000)
 def test_any_text_is_a_filter_or_a_filter_error_at_length(text: str) -> None:
     check_any_text(text)
