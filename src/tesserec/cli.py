@@ -1,4 +1,4 @@
-"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | bench | split | sids``.
+"""The command line: ``tesserec doctor | fit | evaluate | recommend | compare | report | bench | split | sids | serve``.
 
 Results go to standard output (``--json`` makes them JSON), progress and messages to standard error. What a caller can
 do something about is one line, ``error: …``, and exit code 2; a training stopped by Ctrl-C is exit code 130 and goes on
@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from tesserec.errors import DataError, RecipeError, TesserecError, TrainingInterrupted
 from tesserec.files import check_file, completed
+from tesserec.serving_cli import serve, service_app
 from tesserec.sids_cli import sids_app
 from tesserec.terminal import JsonOption, bars, out, print_json, say
 
@@ -65,6 +66,8 @@ app = typer.Typer(
 split_app = typer.Typer(no_args_is_help=True, help="Splits as files, so that anyone's output can be judged on them.")
 app.add_typer(split_app, name="split")
 app.add_typer(sids_app, name="sids")
+app.add_typer(service_app, name="service")
+app.command()(serve)
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `tesserec fit` wrote.")]
 

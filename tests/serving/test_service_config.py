@@ -12,14 +12,14 @@ namespaces = ["default", "toys"]
 store = "postgresql://localhost/shop"
 [server]
 port = 9000
-[access]
+[guards.access]
 auth = "always"
 hosts = ["shop.internal"]
-[rates]
+[guards.rates]
 per_key = "100/second"
-[admission]
+[guards.admission]
 recommend = 12
-[body]
+[guards.body]
 max_bytes = 4096
 """
 
@@ -37,9 +37,13 @@ def test_a_file(tmp_path: Path) -> None:
     path.write_text(EXAMPLE)
     config = read_service_config(path)
     assert config.namespaces == ("default", "toys")
-    assert (config.server.port, config.access.auth, config.access.hosts) == (9000, "always", ("shop.internal",))
-    assert (config.rates.per_key, config.rates.per_address) == ("100/second", "2000/second")
-    assert (config.admission.recommend, config.body.max_bytes) == (12, 4096)
+    assert (config.server.port, config.guards.access.auth, config.guards.access.hosts) == (
+        9000,
+        "always",
+        ("shop.internal",),
+    )
+    assert (config.guards.rates.per_key, config.guards.rates.per_address) == ("100/second", "2000/second")
+    assert (config.guards.admission.recommend, config.guards.body.max_bytes) == (12, 4096)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("[sever]\nport = 1", "service.sever is not a setting of ServiceConfig; did you mean server?"),
         ("[server]\nprot = 1", "service.server.prot is not a setting of ServerConfig; did you mean port?"),
         ("[server]\nport = 70000", r"service.server.port = 70000: Input should be less than or equal to 65535"),
-        ('[rates]\nper_key = "fast"', "service.rates.per_key: 'fast' is not a rate"),
+        ('[guards.rates]\nper_key = "fast"', "service.guards.rates.per_key: 'fast' is not a rate"),
         ('namespaces = ["../x"]', r"service.namespaces.0 = '../x'"),
         ("namespaces = []", "at least 1 item"),
         ("namespaces = 3 3", "is not valid TOML"),

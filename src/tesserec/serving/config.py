@@ -6,16 +6,21 @@ that uses it.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tesserec.config import Field, build, component, load_toml
 from tesserec.errors import ServiceError
 from tesserec.serving.access import NAMESPACE, AccessConfig
 from tesserec.serving.admission import AdmissionConfig
+from tesserec.serving.deployment import DeploymentConfig
+from tesserec.serving.engine import EngineConfig
 from tesserec.serving.guards import BodyConfig
+from tesserec.serving.ladder import LadderConfig
 from tesserec.serving.rates import RateConfig
+from tesserec.serving.telemetry import TelemetryConfig
+from tesserec.serving.tracing import TracingConfig
 
-__all__ = ["ServerConfig", "ServiceConfig", "read_service_config"]
+__all__ = ["GuardConfig", "ServerConfig", "ServiceConfig", "read_service_config"]
 
 
 @component
@@ -25,12 +30,22 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0: any free one."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """Of the model; None: as many as there are cores."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0
     """How long the service goes on answering after SIGTERM while ``/api/health/ready`` says no."""
     shutdown_s: Annotated[float, Field(gt=0)] = 30.0
     """How long requests that are being worked on may take after that."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Logs are JSON lines on standard error; users are named at DEBUG only."""
+
+
+@component
+class GuardConfig:
+    """What a request has to pass."""
+
+    access: AccessConfig = dataclasses.field(default_factory=AccessConfig)
+    rates: RateConfig = dataclasses.field(default_factory=RateConfig)
+    admission: AdmissionConfig = dataclasses.field(default_factory=AdmissionConfig)
+    body: BodyConfig = dataclasses.field(default_factory=BodyConfig)
 
 
 @component
@@ -38,10 +53,12 @@ class ServiceConfig:
     """The service."""
 
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
-    access: AccessConfig = dataclasses.field(default_factory=AccessConfig)
-    rates: RateConfig = dataclasses.field(default_factory=RateConfig)
-    admission: AdmissionConfig = dataclasses.field(default_factory=AdmissionConfig)
-    body: BodyConfig = dataclasses.field(default_factory=BodyConfig)
+    guards: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    deployment: DeploymentConfig = dataclasses.field(default_factory=DeploymentConfig)
+    telemetry: TelemetryConfig = dataclasses.field(default_factory=TelemetryConfig)
+    tracing: TracingConfig = dataclasses.field(default_factory=TracingConfig)
+    ladder: LadderConfig = dataclasses.field(default_factory=LadderConfig)
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     namespaces: Annotated[tuple[Annotated[str, Field(pattern=NAMESPACE)], ...], Field(min_length=1)] = ("default",)
     """Shops that share the service; each has versions, events, items and users of its own."""
     store: str | None = None

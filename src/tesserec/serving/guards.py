@@ -16,8 +16,10 @@ import secrets
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
+from urllib.parse import unquote_to_bytes
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tesserec.config import Field, component
@@ -114,6 +116,8 @@ class Guards:
             incoming = _Incoming(receive, headers, kind, self.body, scope["method"])
             # A change goes through to its end: half of one, as a row on disk that no list knows of, helps nobody.
             await (self._work if kind is Kind.RECOMMEND else self.app)(scope, incoming, reply)
+        except ClientDisconnect:
+            reply.status = reply.status or CLIENT_GONE
         except Refused as refused:
             if refused.status == 429:
                 self.observer.refused(refused.reason)
@@ -261,10 +265,10 @@ def _keep_slashes(scope: Scope) -> None:
         return
     if _CONTROL.search(raw):
         raise Refused(404, "the path has control characters: no id has any")
-    if _SLASH.search(raw):
-        from urllib.parse import unquote
-
-        scope["path"] = unquote(_SLASH.sub(b"%1F", raw.partition(b"?")[0]).decode("latin-1"))
+    try:
+        scope["path"] = unquote_to_bytes(_SLASH.sub(b"%1F", raw.partition(b"?")[0])).decode()
+    except UnicodeDecodeError:
+        raise Refused(404, "the path is not UTF-8: no id is anything else") from None
 
 
 def _check_media_type(given: bytes, kind: Kind) -> None:

@@ -32,7 +32,7 @@ from tesserec.files import completed
 __all__ = ["SCOPES", "Key", "KeyRing", "Scope"]
 
 Scope = Literal["read", "write", "admin"]
-"""``read``: ask for recommendations, items, users. ``write``: events, items, deletion of users. ``admin``: the rest."""
+"""``read``: ask for recommendations, items, users. ``write``: events, items, users. ``admin``: all of it."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _REREAD_S = 1.0
 _NOBODY = hashlib.sha256(b"").hexdigest()

@@ -6,7 +6,7 @@ Every reply that is not a success has this shape, whichever layer wrote it; ``pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,9 +16,11 @@ from starlette.types import Send
 
 from tesserec.serving.schemas import Problem
 
-__all__ = ["MEDIA_TYPE", "Refused", "problem_response", "problems", "request_id_of", "send_problem"]
+__all__ = ["MEDIA_TYPE", "Refused", "explained", "problem_response", "problems", "request_id_of", "send_problem"]
 
 MEDIA_TYPE = "application/problem+json"
+_MAX_ERRORS = 5
+"""Of a request that are told at once."""
 _ABOUT = {
     400: "The request is not HTTP or JSON that can be read.",
     401: "An API key is needed, and none was sent, or one that opens nothing.",
@@ -68,6 +70,13 @@ async def send_problem(send: Send, refused: Refused, request_id: str) -> None:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an operation can answer beside success, for the ``responses`` of FastAPI."""
     return {status: _declared(status) for status in sorted(statuses)}
+
+
+def explained(errors: Sequence[Any]) -> str:
+    """What is wrong with a request, in one line, from the errors of pydantic."""
+    parts = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}".removeprefix(": ") for one in errors]
+    more = [] if len(parts) <= _MAX_ERRORS else [f"and {len(parts) - _MAX_ERRORS} more"]
+    return "; ".join([*parts[:_MAX_ERRORS], *more])
 
 
 def request_id_of(request: Request) -> str:

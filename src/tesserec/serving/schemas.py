@@ -14,7 +14,9 @@ __all__ = [
     "Boost",
     "EventBatch",
     "EventIn",
+    "EventOut",
     "Explanation",
+    "Expression",
     "Id",
     "ItemIn",
     "ItemOut",
@@ -33,13 +35,22 @@ __all__ = [
 ]
 
 
+_MAX_NUMBER = 2**53
+
+
 def _text_id(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= _MAX_NUMBER or value % 1:
+        return value
+    return str(int(value))
 
 
-Id = Annotated[str, BeforeValidator(_text_id), Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_TextId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_NumberId = Annotated[int, Field(gt=-_MAX_NUMBER, lt=_MAX_NUMBER)]
+Id = Annotated[_TextId, BeforeValidator(_text_id, json_schema_input_type=_TextId | _NumberId)]
 """A user's, item's or event's id: 1 to 256 characters, no control characters."""
-Attribute = str | bool | int | float | None | list[str]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Any text; databases keep no NUL."""
+Attribute = Text | bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None | list[Text]
 MAX_BATCH = 1000
 """Events or items in one request, at most."""
 MAX_K = 200
@@ -49,10 +60,14 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+Expression = Annotated[str, Field(min_length=1, max_length=1000, json_schema_extra={"format": "tesserec-filter"})]
+"""An expression over attributes; see the documentation of filters."""
+
+
 class Boost(_Body):
     """Moves items that an expression holds for: ``weight`` is added to their score."""
 
-    when: Annotated[str, Field(min_length=1, max_length=1000, examples=['category == "mugs"'])]
+    when: Annotated[Expression, Field(examples=['title == "Red lamp"'])]
     weight: Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -67,10 +82,8 @@ class RecommendRequest(_Body):
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     scenario: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9_-]+$")] = "default"
     """Where the list is shown; logged with impressions, and a label of metrics where the service was told of it."""
-    filter: (
-        Annotated[str, Field(min_length=1, max_length=1000, examples=['price < 10 and category != "toys"'])] | None
-    ) = None
-    """An expression over attributes that every item must satisfy; see the documentation of filters."""
+    filter: Annotated[Expression, Field(examples=['price < 10 and title != "Red lamp"'])] | None = None
+    """An expression over attributes that every item must satisfy."""
     exclude: Annotated[list[Id], Field(max_length=1000)] = []
     exclude_history: bool | None = None
     """Leave out what the user had; None: as the bundle was fitted."""
@@ -195,7 +208,20 @@ class EventIn(_Body):
     """Seconds since 1970 UTC; None: now."""
     value: float | None = None
     session: Id | None = None
-    response_id: Annotated[str, Field(max_length=64)] | None = None
+    response_id: Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+
+
+class EventOut(_Body):
+    """An event that is kept."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    kind: str
+    time: float
+    value: float | None
+    session: str | None
+    response_id: str | None
 
 
 class EventBatch(_Body):
@@ -209,8 +235,10 @@ class Accepted(_Body):
     duplicates: int
 
 
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Attributes = Annotated[
-    dict[Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Attribute], Field(max_length=64)
+    dict[Annotated[str, Field(pattern=_NAME)], Attribute],
+    Field(max_length=64, json_schema_extra={"additionalProperties": False}),
 ]
 
 
@@ -246,7 +274,7 @@ class UserOut(_Body):
 
     user_id: str
     num_events: int
-    history: list[EventIn]
+    history: list[EventOut]
     """The latest first."""
 
 
