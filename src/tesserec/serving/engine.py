@@ -125,13 +125,15 @@ class Engine:
         """The best items for a request, within its deadline.
 
         Raises ``Overloaded`` where too many requests are worked on already, ``FilterError`` and ``DataError`` for rules
-        that cannot be followed. ``key_id`` names the caller in the log.
+        that cannot be followed. ``key_id`` names the caller in the debug log.
         """
         if self._in_flight >= self.config.max_in_flight:
             raise Overloaded(f"{self._in_flight} requests are worked on already: ask again later")
         self._in_flight += 1
         try:
-            return await self._recommend(request)
+            response = await self._recommend(request)
+            LOGGER.debug("%s was answered to key %s", response.response_id, key_id)
+            return response
         finally:
             self._in_flight -= 1
 
