@@ -1,7 +1,6 @@
 """What is particular to PostgreSQL: a server that is killed, stopped, full or set up in a way that loses data."""
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -94,11 +93,12 @@ def test_a_full_disk_refuses_loses_nothing_and_recovers(own_server, tmp_path):
             folder.chmod(0o755)
         with psycopg.connect(own_server.url, autocommit=True) as connection:
             connection.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
-        store = PostgresStore(f"{own_server.url}&options=-c%20default_tablespace%3Dsmall", "full")
+        store = PostgresStore(f"{own_server.url}&options=-c%20default_tablespace%3Dsmall", "full", timeout_s=30)
         ballast.write_bytes(bytes(500_000))
         # Events that are unlike each other, or PostgreSQL would press them into nothing.
         kept, refusal = fill(store, lambda: os.urandom(1_500).hex())
-        assert re.search("could not extend file.*: make space on its disk, and the next write succeeds", refusal)
+        # Which of its files finds no space first is the server's matter.
+        assert "make space on its disk, and the next write succeeds" in refusal
         assert len(kept) > 10
         assert ids(store.history("ann", 10**6)) == kept
         ballast.unlink()
