@@ -230,9 +230,13 @@ class Alarm:
 
 def _optimizer(network: Network, losses: Sequence[nn.Module], training: "RQVAETraining") -> torch.optim.Optimizer:
     weights = [*network.encoder.parameters(), *network.decoder.parameters()]
-    weights += [parameter for module in losses for parameter in module.parameters()]
+    tables = [part.weight for module in losses for part in module.modules() if isinstance(part, nn.Embedding)]
+    known = {id(table) for table in tables}
+    weights += [weight for module in losses for weight in module.parameters() if id(weight) not in known]
     codes = [*network.codebooks, *network.transforms.parameters()]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": codes, "weight_decay": 0.0}]
+    if tables:  # of many rows: ten passes over them would be most of a step
+        groups.append({"params": tables, "fused": True})
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
