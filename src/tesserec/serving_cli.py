@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from tesserec.errors import RecipeError, ServiceError
-from tesserec.terminal import JsonOption, out, print_json, say
+from tesserec.terminal import JsonOption, bars, out, print_json, say
 
 if TYPE_CHECKING:
     from tesserec.serving.batcher import Fault
@@ -125,6 +125,25 @@ def canary(
     """Let a version answer a share of the users, or end that."""
     pointer = _versions(home, namespace).canary(version, share)
     typer.echo("no canary" if pointer.canary is None else f"{pointer.canary.version} {pointer.canary.share:g}")
+
+
+@service_app.command("nightly")
+def nightly(
+    *,
+    home: HomeOption,
+    namespace: NamespaceOption = "default",
+    store: StoreOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Fit anew, with new codebooks.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish whatever the gate says.")] = False,
+) -> None:
+    """Fit the live version on from what the service has seen since, and publish it if the gate lets it pass."""
+    from tesserec.serving.nightly import NightlyConfig, run_nightly
+
+    settings = NightlyConfig(full=full, force=force)
+    with bars() as progress:
+        report = run_nightly(home, namespace, store_url=store, config=settings, progress=progress, tell=say)
+    say(report.text())
+    typer.echo(report.version or "nothing new")
 
 
 @service_app.command("backup")

@@ -81,7 +81,7 @@ def run_nightly(
     progress: Progress = silent,
     tell: Tell = quiet,
 ) -> NightlyReport:
-    """``nightly`` for the service in ``home``, which may be running; the command ``tesserec nightly``."""
+    """``nightly`` for the service in ``home``, which may be running; the command ``tesserec service nightly``."""
     folder = home / "namespaces" / namespace
     if not (folder / "live.json").is_file():
         raise ServiceError(f"nothing is published in {folder}: give the home of a service and one of its namespaces")
