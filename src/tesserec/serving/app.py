@@ -26,6 +26,7 @@ from tesserec.serving import (
     routes_recommend,
     routes_system,
     routes_users,
+    web,
 )
 from tesserec.serving.access import Access
 from tesserec.serving.admission import Admission
@@ -39,7 +40,7 @@ from tesserec.serving.service import Service
 __all__ = ["create_app"]
 
 LOG = logging.getLogger(__name__)
-_TOPICS = (routes_recommend, routes_items, routes_events, routes_users, routes_admin, routes_system)
+_TOPICS = (routes_recommend, routes_items, routes_events, routes_users, routes_admin, routes_system, web)
 _SUMMARY = "Recommendations that are generated, with events that are never lost."
 _DESCRIPTION = """
 Send an API key as `Authorization: Bearer tsk_…` or as `X-API-Key`. A service with several shops takes the name of one

@@ -12,11 +12,12 @@ again after the time that the service asks for.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -24,6 +25,7 @@ import pydantic
 
 from tesserec.config import Field, component
 from tesserec.errors import RequestError
+from tesserec.serving.bodies import Availability, Health, ItemsKept, UserDeleted, UserExport, UsersOut
 from tesserec.serving.schemas import (
     Accepted,
     Attribute,
@@ -32,6 +34,7 @@ from tesserec.serving.schemas import (
     ItemIn,
     ItemOut,
     ItemPatch,
+    Problem,
     RecommendRequest,
     RecommendResponse,
     SearchResponse,
@@ -137,28 +140,33 @@ class Client:
         return self._send("PATCH", f"/api/items/{_part(item_id)}", ItemOut, body)
 
     def set_availability(self, item_id: str, available: bool) -> ItemOut:
-        """Let an item be shown, or not."""
-        return self.patch_item(item_id, {}, available=available)
+        """Let an item be shown, or not, from the next request on."""
+        path = f"/api/items/{_part(item_id)}/availability"
+        return self._send("PUT", path, ItemOut, Availability(available=available))
 
-    def delete_item(self, item_id: str) -> None:
+    def delete_item(self, item_id: str) -> ItemsKept:
         """Never show an item again, unless it is put again."""
-        self._request("DELETE", f"/api/items/{_part(item_id)}")
+        return self._send("DELETE", f"/api/items/{_part(item_id)}", ItemsKept)
+
+    def users(self, prefix: str = "", limit: int = 100) -> list[str]:
+        """Ids of users that begin with ``prefix``, ascending."""
+        return self._send("GET", "/api/users", UsersOut, query={"prefix": prefix, "limit": limit}).users
 
     def user(self, user_id: str) -> UserOut:
         """A user's latest events."""
         return self._send("GET", f"/api/users/{_part(user_id)}", UserOut)
 
-    def export_user(self, user_id: str) -> dict[str, Any]:
-        """Everything that is kept of a user, events and lists that were shown, as JSON."""
-        return _object(self._request("GET", f"/api/users/{_part(user_id)}/export"))
+    def export_user(self, user_id: str) -> UserExport:
+        """Everything that is kept of a user: events, and lists that were shown."""
+        return self._send("GET", f"/api/users/{_part(user_id)}/export", UserExport)
 
-    def delete_user(self, user_id: str) -> dict[str, Any]:
-        """Remove everything of a user, in a minute from all bundles too; what was removed."""
-        return _object(self._request("DELETE", f"/api/users/{_part(user_id)}"))
+    def delete_user(self, user_id: str) -> UserDeleted:
+        """Remove everything of a user: from the store now, and from all bundles on disk within a minute."""
+        return self._send("DELETE", f"/api/users/{_part(user_id)}", UserDeleted)
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """Whether the service is ready to answer; raises ``RequestError`` (503) at once where it is not."""
-        return _object(self._request("GET", "/api/health/ready", times=0))
+        return self._send("GET", "/api/health/ready", Health, times=0)
 
     def _send(
         self,
@@ -167,8 +175,10 @@ class Client:
         shape: type[Body],
         body: pydantic.BaseModel | None = None,
         query: Mapping[str, str | int | None] | None = None,
+        *,
+        times: int | None = None,
     ) -> Body:
-        reply = self._request(method, path, body, query)
+        reply = self._request(method, path, body, query, times=times)
         try:
             return shape.model_validate_json(reply.content)
         except pydantic.ValidationError as error:
@@ -181,6 +191,7 @@ class Client:
         path: str,
         body: pydantic.BaseModel | None = None,
         query: Mapping[str, str | int | None] | None = None,
+        *,
         times: int | None = None,
     ) -> httpx2.Response:
         content = None if body is None else body.model_dump_json(exclude_unset=True)
@@ -215,23 +226,10 @@ def _retry_after_s(reply: httpx2.Response) -> float | None:
 
 
 def _failure(method: str, path: str, reply: httpx2.Response) -> RequestError:
-    try:
-        problem = _object(reply)
-    except RequestError:
-        problem = {}
-    detail = str(problem.get("detail", reply.text[:200] or reply.reason_phrase))
-    request_id = problem.get("request_id", reply.headers.get("X-Request-Id"))
+    detail, request_id = reply.text[:200] or reply.reason_phrase, reply.headers.get("X-Request-Id")
+    with contextlib.suppress(pydantic.ValidationError):  # else it is of a proxy in between
+        detail = Problem.model_validate_json(reply.content).detail
     return RequestError(f"{method} {path}: {reply.status_code}, {detail}", reply.status_code, detail, request_id)
-
-
-def _object(reply: httpx2.Response) -> dict[str, Any]:
-    try:
-        found = reply.json()
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise RequestError(f"{reply.request.url.path}: the answer is no JSON object", reply.status_code)
-    return found
 
 
 def _part(text: str) -> str:
