@@ -55,7 +55,7 @@ sids: $(CORE) ## compare tokenizers below one generator: DATA=folder, ONLY='beau
 
 claims: $(CORE) ## effects of single methods on public data: DATA=folder, ONLY='dense.seed0' for some cells
 	@test -d "$(DATA)" || { echo "name the folder of the data sets, as in: make claims DATA=/path/to/data" >&2; exit 1; }
-	set -e; for claim in rq_fsq cold_auc expansion crab; do \
+	set -e; for claim in rq_fsq cold_auc expansion crab dsirm; do \
 		$(BIN)/python -m benchmarks.claims.$$claim --data "$(DATA)" --only '$(ONLY)'; done
 
 docs: $(DEV) ## write the generated pages and sections again

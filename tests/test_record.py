@@ -121,7 +121,7 @@ def test_scripts_that_need_data_are_given_their_folder(tmp_path, monkeypatch, ca
 def test_the_commands_of_this_repository_are_found():
     known = run.scripts(run.ROOT)
     assert known["benchmarks.house"] == ("house.import_s",)
-    for claim in ("rq_fsq", "crab", "prefixmem", "sentencepiece", "expansion"):
+    for claim in ("rq_fsq", "crab", "prefixmem", "sentencepiece", "expansion", "dsirm"):
         prefix = f"claims.{claim}.x"
         (name,) = [name for name, own in known.items() if any(run.begins_with(figure, prefix) for figure in own)]
         assert run.needs_data(run.ROOT, name)
