@@ -44,7 +44,10 @@ PROTOCOL = (
     "the share of negatives below the answer (half where level), mean over queries of titles with answers held out "
     f"from the loss, {NUM_NEAR} neighbours of the answer and {NUM_RANDOM} random held-out items as negatives"
 )
-SOURCE = "the source (DSIRM, arXiv 2606.04374): AUC of the ranker .9356, 0.09 % lower without the loss on queries"
+SOURCE = (
+    "the source (DSIRM, arXiv 2606.04374): AUC of the ranker .9356, 0.09 % lower without the loss on queries, "
+    "1.54 % higher than without codes"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def shop_of(cells: Cells) -> Shop:
     held_N[order[: round(HELD_SHARE * len(held_N))]] = True
     is_held_P = held_N[pairs_P2[:, 1]]
     tables = {**made, "query_items": pairs_P2[~is_held_P]}
-    asked, query_M = pairs_P2[is_held_P, 0].unique(return_inverse=True)
+    asked, query_M = torch.unique(pairs_P2[is_held_P, 0], return_inverse=True)
     queries_BF = made["query_vectors"][asked]
     answers_M = pairs_P2[is_held_P, 1]
     items_MC = candidates(vectors_NF, held_N, answers_M)
@@ -223,7 +226,7 @@ def save(cells: Cells, found: Mapping[str, Side]) -> None:
             found["cosine"],
             "ranker_auc",
             against="a logistic ranker of the cosine alone",
-            protocol=f"AUC {METRICS['ranker_auc']}: {PROTOCOL}; the source: +1.54 % over no codes",
+            protocol=f"AUC {METRICS['ranker_auc']}: {PROTOCOL}; {SOURCE}",
         )
 
 

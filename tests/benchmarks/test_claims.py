@@ -10,9 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks import _record
-from benchmarks.claims import cold_auc, crab, expansion, rq_fsq
+from benchmarks.claims import cold_auc, crab, dsirm, expansion, rq_fsq
 from benchmarks.claims._cells import Cell, cells_of
-from tesserec.types import PAD, SemanticIds
+from tesserec.semantic_ids import RQVAE, RQVAETraining
+from tesserec.types import PAD, SemanticIds, SideInformation
 
 DAY_S = 86_400
 TOPICS = ("lamp", "spade", "pencil", "cradle", "kettle", "rug", "drum", "scarf")
@@ -60,6 +61,11 @@ def shop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    monkeypatch.setattr(dsirm, "TRAINING", RQVAETraining(num_steps=20, batch_size=64))
+
+
 def arguments(shop, tmp_path, *more):
     places = ["--data", str(shop), "--suite", str(shop / "suite.toml"), "--dataset", "shop"]
     return [*places, "--work", str(tmp_path / "work"), "--results", str(tmp_path), "--seeds", "1", *more]
@@ -76,6 +82,7 @@ def lines(tmp_path):
         (cold_auc, "pieces_3840.seed0", 0.55),
         (expansion, "codes_50.seed0", 0.0),
         (crab, "split_10.seed0", 0.0),
+        (dsirm, "base.seed0", 0.5),
     ],
 )
 def test_one_cell_is_run_once_and_recorded(script, cell, least, shop, tmp_path):
@@ -100,6 +107,7 @@ def test_one_cell_is_run_once_and_recorded(script, cell, least, shop, tmp_path):
         (cold_auc, "pieces_3840", "hashed_3840", {"sentencepiece.cold_auc": "cold_auc", "sentencepiece.auc": "auc"}),
         (expansion, "codes_50", "hashed_50", {"expansion.recall50_over_hashed": "recall50"}),
         (crab, "split_10", "plain", {"crab.exposure_gap": "exposure", "crab.ndcg10": "ndcg10"}),
+        (dsirm, "strong", "plain", {f"dsirm.{name}_strong": name for name in ("match_auc", "near_match_auc")}),
     ],
 )
 def test_a_figure_is_the_first_side_less_the_second(script, first, second, figures, shop, tmp_path):
@@ -163,6 +171,14 @@ COLD = {
     ),
 }
 EXPANDED = {n: (f"codes_{n}", f"hashed_{n}") for n in (5, 50, 500)}
+ASKED = {
+    **sides_of(
+        {name: (name, "plain") for name in ("weak", "base", "strong")},
+        "base",
+        {f"dsirm.{metric}": metric for metric in dsirm.METRICS},
+    ),
+    **{f"dsirm.ranker_auc_of_{name}_over_cosine": (name, "cosine", "ranker_auc") for name in dsirm.WEIGHTS},
+}
 SPLIT = {f"split_{n}": (f"split_{n}", "plain") for n in (5, 10, 20)}
 
 
@@ -173,6 +189,7 @@ SPLIT = {f"split_{n}": (f"split_{n}", "plain") for n in (5, 10, 20)}
         (cold_auc, COLD, 0),
         (expansion, sides_of(EXPANDED, 50, {"expansion.recall50_over_hashed": "recall50"}), 3),
         (crab, sides_of(SPLIT, "split_10", {f"crab.{name}": metric for name, metric in CRAB.items()}), 4),
+        (dsirm, ASKED, 0),
     ],
 )
 def test_every_figure_has_its_sides(script, wanted, more, shop, tmp_path):
@@ -276,3 +293,91 @@ def test_over_popular_items_and_their_share_of_lists_by_hand():
     share_B = crab.share_of_lists(lists_BK, items_N)
     assert share_B[:2].tolist() == [pytest.approx(2 / 3), 0.0]
     assert share_B[2].isnan()
+
+
+def test_held_out_items_answer_no_query_of_the_loss_and_all_that_are_judged(shop, tmp_path):
+    given = dsirm.shop_of(cells_of("dsirm", None, arguments(shop, tmp_path)))
+    judged, seen = given.judged, set(given.tables["query_items"][:, 1].tolist())
+    num_held = round(dsirm.HELD_SHARE * len(given.vectors_NF))
+    assert not seen & set(judged.items_MC.flatten().tolist())
+    assert 1 < len(judged.items_MC.unique()) <= num_held
+    assert judged.items_MC.shape[1] == 1 + dsirm.NUM_NEAR + dsirm.NUM_RANDOM
+    assert bool(judged.legal_MC[:, 0].all())
+    cosine_M = torch.cosine_similarity(given.queries_BF[judged.query_M], given.vectors_NF[judged.items_MC[:, 3]])
+    assert torch.allclose(judged.cosine_MC[:, 3], cosine_M, atol=1e-5)
+    answers = set(zip(judged.query_M.tolist(), judged.items_MC[:, 0].tolist(), strict=True))
+    for query, items, legal in zip(judged.query_M.tolist(), judged.items_MC, judged.legal_MC, strict=True):
+        own = [(query, item) in answers for item in items[1:].tolist()]
+        assert legal[1:].tolist() == [not answer for answer in own]
+
+
+def test_candidates_are_the_answer_its_neighbours_and_others(monkeypatch):
+    monkeypatch.setattr(dsirm, "NUM_NEAR", 1)
+    vectors = torch.tensor([[1.0, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1]])
+    held = torch.tensor([True, False, True, True, True])
+    found = dsirm.candidates(vectors, held, torch.tensor([2, 4, 0]))
+    assert found[:, :2].tolist() == [[2, 0], [4, 3], [0, 2]]  # 1 is nearer to 0, but not held out
+    assert set(found[:, 2:].flatten().tolist()) == {0, 2, 3, 4}
+
+
+def test_tuples_are_nearest_first_and_begin_with_the_codes():
+    features = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    model = RQVAE(num_levels=2, codebook_size=8, hidden_sizes=(), num_latents=6, training=dsirm.TRAINING)
+    model.fit(features, SideInformation())
+    found = dsirm.tuples(model, features)
+    assert found.shape == (200, dsirm.NUM_TUPLES, 2)
+    assert all(len(one.unique(dim=0)) == dsirm.NUM_TUPLES for one in found)
+    network = model._fitted()
+    first, second = network.codebooks
+    latents = network.latents(features)
+    errors = torch.cdist(latents[:, None], (first[:, None] + second).flatten(0, 1)[None])[:, 0]
+    own = errors.gather(1, found[..., 0] * 8 + found[..., 1])
+    assert bool((own.diff(dim=1) >= -1e-5).all())
+    share = ((own - errors.topk(dsirm.NUM_TUPLES, largest=False).values).abs() < 1e-5).float().mean()
+    assert share > 0.9, "five prefixes of eight are nearly all that the best five tuples begin with"
+    assert (found == model.encode(features)[:, None]).all(2).any(1).float().mean() > 0.9
+
+
+def judged_of(query, items, legal=None, cosine=None):
+    items = torch.tensor(items)
+    legal = torch.ones_like(items, dtype=torch.bool) if legal is None else torch.tensor(legal)
+    cosine = torch.zeros(items.shape) if cosine is None else torch.tensor(cosine)
+    return dsirm.Judged(torch.tensor(query), items, legal, cosine)
+
+
+def test_the_deepest_prefix_by_hand():
+    tuples = torch.tensor([[[1, 2, 3], [1, 5, 6]], [[7, 2, 3], [0, 0, 0]]])
+    codes = torch.tensor([[1, 5, 3], [1, 2, 3], [0, 2, 3], [7, 0, 3]])
+    judged = judged_of([0, 1], [[0, 1, 2, 3], [0, 1, 2, 3]])
+    assert dsirm.matched(tuples, codes, judged).tolist() == [[2, 3, 0, 0], [0, 0, 1, 1]]
+
+
+def test_auc_of_a_query_by_hand():
+    legal = [
+        [True, True, True, False],
+        [True, True, True, True],
+        [True, False, False, True],
+        [True, False, False, False],
+    ]
+    judged = judged_of([0, 1, 1, 2], [[0, 1, 2, 3]] * 4, legal)
+    scores = torch.tensor([[2.0, 1, 2, 0], [1, 2, 2, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    found = dsirm.auc(scores, judged)
+    assert found[:2].tolist() == [0.75, pytest.approx((1 / 3 + 1) / 2)]
+    assert found[2].isnan()
+    near = torch.tensor([[False, True, False, False]]).expand(4, 4)
+    assert dsirm.auc(scores, judged, near)[:2].tolist() == [1.0, 0.0]
+
+
+def test_a_ranker_learns_from_the_other_half_of_the_queries():
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.randint(2, (200, 5), generator=generator)
+    depth[:, 0] = 1
+    judged = judged_of(
+        list(range(200)), [[0, 1, 2, 3, 4]] * 200, cosine=torch.rand(200, 5, generator=generator).tolist()
+    )
+    found = dsirm.ranked(judged, 0, 1, depth)
+    assert bool((found[depth == 1].min() > found[depth == 0].max()).all())
+    changed = dsirm.ranked(judged, 0, 1, torch.cat([depth[:1].flip(1), depth[1:]]))
+    half = torch.randperm(200, generator=torch.Generator().manual_seed(0)) % 2
+    assert torch.equal((changed != found).any(1)[1:], (half != half[0])[1:]), "fitted with the first query"
+    assert not torch.equal(dsirm.ranked(judged, 0), dsirm.ranked(judged, 1)), "halves are those of the seed"
