@@ -36,7 +36,7 @@ def json_lines() -> st.SearchStrategy[str]:
         {"user_id": ids, "item_id": ids},
         optional={"event_id": ids, "kind": st.sampled_from(["purchase", "view"]), "time": st.integers(0, 2**31)},
     )
-    return st.lists(event.map(json.dumps), max_size=5).map("\n".join)
+    return st.lists(event.map(json.dumps), min_size=1, max_size=5).map("\n".join)
 
 
 schemathesis.openapi.format("tesserec-filter", expressions())

@@ -131,6 +131,16 @@ def test_items_in_a_batch_and_what_does_not_fit(client: TestClient) -> None:
     bad(client.put("/api/items/7001", json={"attributes": {"a": 2**70, "b": "\x00"}}), 422, "attributes.b")
 
 
+def test_an_item_that_the_codes_have_no_room_for_holds_up_nobody(client: TestClient) -> None:
+    same = {"attributes": {"title": "garden oak shelf wide"}}
+    answers = [client.put(f"/api/items/twin{n}", json=same) for n in range(20)]
+    full = next(one for one in answers if one.status_code != 200)
+    bad(full, 409, "the model's codes have no room for it")
+    assert good(client.put("/api/items/i23/availability", json={"available": False}))["available"] is False
+    good(client.delete("/api/items/twin0"))
+    bad(client.get("/api/items/twin19"), 404, "there is no item")
+
+
 def test_events_are_kept_once_and_seen_at_once(client: TestClient) -> None:
     event = {"event_id": "e-1", "user_id": "newcomer", "item_id": "i00"}
     assert good(client.post("/api/events", json=event)) == {"accepted": 1, "duplicates": 0}
@@ -185,6 +195,7 @@ def test_an_import_is_kept_once_and_goes_on(client: TestClient) -> None:
     assert whole["lines"] == 2500
     assert sum(good(client.get(f"/api/users/m{n}"))["num_events"] for n in range(3)) >= 2500
     assert good(client.post("/api/import/past", content="\n".join(lines), headers=LINES))["accepted"] == 0
+    bad(client.post("/api/import/empty", content="\n\n", headers=LINES), 422, "the body has no event")
     bad(client.post("/api/import/a b", content="", headers=LINES), 422, "name")
     bad(client.post("/api/import/long", content="x" * 200_000, headers=LINES), 422, "more than 65,536 bytes")
 

@@ -48,6 +48,8 @@ class _Lines:
         while batch := list(itertools.islice(events, _BATCH)):
             self.events += len(batch)
             yield batch
+        if not self.events:
+            raise Refused(422, "the body has no event: send one JSON object a line")
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
@@ -27,6 +28,8 @@ from tesserec.serving.snapshot import CatalogSnapshot, ItemTable
 from tesserec.types import Catalog
 
 __all__ = ["CatalogSnapshot", "ItemStore", "Live", "LiveCatalog", "Model"]
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -130,9 +133,8 @@ class LiveCatalog(Generic[ModelT]):
         changed = {i: item for i, item in zip(indices, known, strict=True) if self._digests.get(i) != _digest(item)}
         frame = patched(now.frame, list(changed), self._rows(list(changed.values()))) if changed else now.frame
         if new:  # what may fail comes first: nothing is taken over by half
-            rows = self._rows(new)
-            model = model.with_items(as_catalog(rows, model.catalog.frame.schema))
-            frame = appended(frame, rows)
+            model, new = self._joined(model, new)
+            frame = appended(frame, self._rows(new)) if new else frame
         assert len(model.catalog) == len(frame), "a model has new items after its own"
         added = dict(zip(range(len(now), len(frame)), new, strict=True))
         self._index.put(_searchable(frame, [*changed, *added]))
@@ -141,6 +143,19 @@ class LiveCatalog(Generic[ModelT]):
         self._positions.update((item.item_id, index) for index, item in added.items())
         items = dict(zip(indices, known, strict=True)) | added
         self._live = Live(model, self._next(model, frame, items, changes[-1].revision))
+
+    def _joined(self, model: ModelT, new: list[Item]) -> tuple[ModelT, list[Item]]:
+        """A model with the items that it has a place for, and these: one that has none does not hold up the others."""
+        try:
+            return model.with_items(as_catalog(self._rows(new), model.catalog.frame.schema)), new
+        except DataError as error:
+            if len(new) == 1:
+                LOGGER.error("item %r is kept, and cannot be shown: %s", new[0].item_id, error)
+                return model, []
+        half = len(new) // 2
+        model, first = self._joined(model, new[:half])
+        model, second = self._joined(model, new[half:])
+        return model, first + second
 
     def _next(self, model: ModelT, frame: pl.DataFrame, items: Mapping[int, Item], revision: int) -> CatalogSnapshot:
         """The snapshot after the present one: with these attributes, and what is said of the items at some indices."""

@@ -31,6 +31,7 @@ _LINES: dict[str, Any] = {
                 "schema": {
                     "type": "string",
                     "format": "tesserec-json-lines",
+                    "minLength": 1,
                     "description": "One JSON object a line, each an event.",
                 },
                 "example": '{"user_id": "u1", "item_id": "i1", "time": 1764219600}\n{"user_id": "u2", "item_id": "i1"}',

@@ -56,7 +56,11 @@ async def put_item(request: Request, item_id: PathId, body: Annotated[ItemIn, Bo
     shop = shop_of(request)
     with _fitting():
         await shop.engine.put_items([Item(item_id, body.attributes, body.available)])
-    return shop.item(item_id)
+    try:
+        return shop.item(item_id)
+    except UnknownIdError:
+        detail = "the item is kept, and cannot be shown: the model's codes have no room for it until it is fitted again"
+        raise Refused(409, detail) from None
 
 
 @router.patch("/{item_id}", operation_id="patch_item", responses={**STATE_CHANGES, **_LINKS})

@@ -71,8 +71,16 @@ class Boost(_Body):
     weight: Annotated[float, Field(ge=-100, le=100)]
 
 
+_SAMPLED_AND_DIVERSE: dict[str, Any] = {
+    "required": ["sample", "diversity"],
+    "properties": {"sample": {"type": "number"}, "diversity": {"exclusiveMinimum": 0}},
+}
+
+
 class RecommendRequest(_Body):
     """What to recommend, to whom, and under which rules."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _SAMPLED_AND_DIVERSE})
 
     user_id: Id | None = None
     history: Annotated[list[Id], Field(max_length=1000)] | None = None
