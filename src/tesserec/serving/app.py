@@ -74,6 +74,7 @@ def create_app(service: Service) -> Guards:
         admission=Admission(config.guards.admission),
         body=config.guards.body,
         observer=service.telemetry,
+        tracing=service.tracing,
     )
 
 

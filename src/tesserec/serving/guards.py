@@ -25,8 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tesserec.config import Field, component
 from tesserec.serving.access import Access, Caller
 from tesserec.serving.admission import Admission, Kind, kind_of
+from tesserec.serving.logs import REQUEST_ID, log_request
 from tesserec.serving.problems import Refused, send_problem
 from tesserec.serving.rates import RateLimits
+from tesserec.serving.tracing import Tracing
 
 __all__ = ["CLIENT_GONE", "BodyConfig", "Guards", "Observer", "Passed"]
 
@@ -82,6 +84,7 @@ class Guards:
         admission: Admission,
         body: BodyConfig,
         observer: Observer,
+        tracing: Tracing | None = None,
     ) -> None:
         self.app = app
         self.access = access
@@ -89,6 +92,7 @@ class Guards:
         self.admission = admission
         self.body = body
         self.observer = observer
+        self.tracing = tracing or Tracing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind that ASGI knows."""
@@ -105,6 +109,7 @@ class Guards:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         reply = _Reply(send, request_id)
+        REQUEST_ID.set(request_id)
         admitted: Kind | None = None
         try:
             _keep_slashes(scope)
@@ -115,7 +120,12 @@ class Guards:
             admitted = kind
             incoming = _Incoming(receive, headers, kind, self.body, scope["method"])
             # A change goes through to its end: half of one, as a row on disk that no list knows of, helps nobody.
-            await (self._work if kind is Kind.RECOMMEND else self.app)(scope, incoming, reply)
+            work = self._work if kind is Kind.RECOMMEND else self.app
+            traceparent = headers.get(b"traceparent", b"").decode("latin-1") or None
+            with self.tracing.request(f"{scope['method']} {kind.value}", traceparent) as span:
+                await work(scope, incoming, reply)
+                span.set_attribute("http.response.status_code", reply.status)
+                span.set_attribute("http.route", _route(scope))
         except ClientDisconnect:
             reply.status = reply.status or CLIENT_GONE
         except Refused as refused:
@@ -129,8 +139,11 @@ class Guards:
         finally:
             if admitted is not None:
                 self.admission.leave(admitted)
-            route = getattr(scope.get("route"), "path", "other")
-            self.observer.requested(scope["method"], route, reply.status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.observer.requested(scope["method"], _route(scope), reply.status, seconds)
+            # A line for each would be most of what a refusal costs; probes of health come every few seconds.
+            if reply.status != 429 and admitted is not Kind.HEALTH:
+                log_request(scope["method"], _route(scope), reply.status, 1e3 * seconds)
 
     async def _pass(self, scope: Scope, headers: dict[bytes, bytes], kind: Kind, request_id: str) -> None:
         """Raise ``Refused``, or leave what was found in the scope."""
@@ -253,6 +266,11 @@ class _Watch:
         if message["type"] == "http.disconnect":
             self.gone = True
             self._task.cancel("the client went away")
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path; ``other`` where no route took the request."""
+    return str(getattr(scope.get("route"), "path", "other"))
 
 
 def _keep_slashes(scope: Scope) -> None:

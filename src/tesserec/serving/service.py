@@ -65,6 +65,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.started = False
         self._open.close()
+        self.tracing.close()
 
     def start(self) -> None:
         """Open every namespace of the configuration. Blocks until models are loaded; raises a ``TesserecError``."""
