@@ -102,7 +102,7 @@ class RecommendRequest(_Body):
     """Taken from the score for each time that the user was shown the item in the last week and did nothing with it."""
     cold_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the list that goes to items added since the model was fitted; None: where their scores put them."""
-    sample: Annotated[float, Field(gt=0, le=10)] | None = None
+    sample: Annotated[float, Field(ge=0.001, le=10)] | None = None
     """Draw the slate at this temperature, and say with which probability each item was drawn."""
     explain: bool = False
     deadline_ms: Annotated[float, Field(ge=1, le=10_000)] | None = None
