@@ -76,12 +76,15 @@ def test_an_exception_is_one_line(stream: io.StringIO) -> None:
     assert line["level"] == "ERROR"
 
 
-def test_requests_are_logged_by_route_and_server_errors_are_warnings(stream: io.StringIO) -> None:
-    log_request("GET", "/api/users/{user_id}", 200, 1.23456)
-    log_request("GET", "/api/users/{user_id}", 500, 2.0)
+def test_requests_that_fail_are_logged_by_route(stream: io.StringIO) -> None:
+    for status in (200, 429, 404, 500):
+        log_request("GET", "/api/users/{user_id}", status, 1.23456)
     first, second = lines(stream)
-    assert (first["route"], first["status"], first["ms"]) == ("/api/users/{user_id}", 200, 1.235)
-    assert (first["level"], second["level"]) == ("INFO", "WARNING")
+    assert (first["route"], first["status"], first["ms"]) == ("/api/users/{user_id}", 404, 1.235)
+    assert (first["level"], second["level"], second["status"]) == ("INFO", "WARNING", 500)
+    logging.getLogger().setLevel("DEBUG")
+    log_request("GET", "/api/users/{user_id}", 200, 1.0)
+    assert lines(stream)[-1]["message"] == "GET /api/users/{user_id} 200"
 
 
 def test_uvicorn_writes_through_it_and_its_access_log_is_off(stream: io.StringIO) -> None:

@@ -1,15 +1,12 @@
-"""Spans reach a collector over OTLP/HTTP: a real server here, which decodes what comes."""
+"""Spans reach a collector over OTLP/HTTP."""
 
-import gzip
-import http.server
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collector import Collector, collecting
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tesserec.config import build
@@ -17,53 +14,16 @@ from tesserec.errors import RecipeError, ServiceError
 from tesserec.serving.tracing import Tracing, TracingConfig
 
 
-class Collector(http.server.ThreadingHTTPServer):
-    """Keeps the spans that are posted to /v1/traces."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.spans: dict[str, Span] = {}
-        self.services: set[str] = set()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1/traces"
-
-
-class Receiver(http.server.BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        sent = ExportTraceServiceRequest.FromString(body)
-        for resource in sent.resource_spans:
-            self.server.services.update(
-                a.value.string_value for a in resource.resource.attributes if a.key == "service.name"
-            )
-            self.server.spans.update({span.name: span for scope in resource.scope_spans for span in scope.spans})
-        self.send_response(200 if self.path == "/v1/traces" else 404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        """Nothing on the terminal."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with collecting() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_request_with_its_stages_reaches_the_collector(collector: Collector) -> None:
     tracing = Tracing(TracingConfig(otlp_endpoint=collector.url))
     assert tracing.on
-    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    caller = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with tracing.request("POST /api/recommend", caller, {"namespace": "shop"}) as request:
         with tracing.span("history"):
             pass
@@ -77,7 +37,7 @@ def test_a_request_with_its_stages_reaches_the_collector(collector: Collector) -
     spans = collector.spans
     assert set(spans) == {"POST /api/recommend", "history", "model", "slate"}
     root = spans["POST /api/recommend"]
-    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (caller[3:35], caller[36:52])
+    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (caller[3:35].decode(), caller[36:52].decode())
     assert root.kind == Span.SPAN_KIND_SERVER
     assert all(spans[name].parent_span_id == root.span_id for name in ("history", "model", "slate"))
     assert {a.key: a.value.string_value or a.value.int_value for a in spans["model"].attributes} == {
@@ -93,14 +53,14 @@ def test_a_share_of_the_requests_is_traced(collector: Collector) -> None:
     tracing = Tracing(TracingConfig(otlp_endpoint=collector.url, sample_share=0.0))
     with tracing.request("not asked for", None):
         pass
-    with tracing.request("asked for", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+    with tracing.request("asked for", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
         pass
     tracing.close()
     assert set(collector.spans) == {"asked for"}
 
 
-@pytest.mark.parametrize("traceparent", [None, "", "00-nonsense", "ü" * 1000])
-def test_a_caller_without_a_usable_trace_starts_one(collector: Collector, traceparent: str | None) -> None:
+@pytest.mark.parametrize("traceparent", [None, b"", b"00-nonsense", b"\xfc" * 1000])
+def test_a_caller_without_a_usable_trace_starts_one(collector: Collector, traceparent: bytes | None) -> None:
     tracing = Tracing(TracingConfig(otlp_endpoint=collector.url))
     with tracing.request("alone", traceparent):
         pass
@@ -121,7 +81,7 @@ def test_a_collector_that_is_not_there_costs_spans_and_no_more(caplog: pytest.Lo
 def test_without_an_endpoint_there_is_one_span_that_does_nothing() -> None:
     tracing = Tracing()
     assert not tracing.on
-    assert tracing.request("a", "00-x") is tracing.span("b", {"c": 1})
+    assert tracing.request("a", b"00-x") is tracing.span("b", {"c": 1})
     with tracing.span("a") as outer, tracing.span("b") as inner:
         outer.set_attribute("k", 1)
         assert inner is outer

@@ -67,11 +67,13 @@ def create_app(service: Service) -> Guards:
     described = _openapi(app)
     app.openapi = lambda: described  # type: ignore[method-assign]  # how FastAPI has it
     config = service.config
+    admission = Admission(config.guards.admission)
+    service.telemetry.in_flight.set_function(lambda: sum(admission.in_flight.values()))
     return Guards(
         app,
         access=Access(config.guards.access, service.keys, config.server.host),
         rates=RateLimits(config.guards.rates),
-        admission=Admission(config.guards.admission),
+        admission=admission,
         body=config.guards.body,
         observer=service.telemetry,
         tracing=service.tracing,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from tesserec.config import Field, component
 from tesserec.errors import ServiceError, StoreError, UnknownIdError
@@ -35,6 +35,7 @@ from tesserec.serving.recent import RecentRequests
 from tesserec.serving.records import Event, Impression, Item, Store, Value
 from tesserec.serving.schemas import RecommendRequest, RecommendResponse, SearchResponse, SimilarItem, SimilarResponse
 from tesserec.serving.snapshot import CatalogSnapshot
+from tesserec.serving.tracing import Tracing
 
 __all__ = ["Engine", "EngineConfig", "Overloaded", "Telling"]
 
@@ -101,6 +102,7 @@ class Engine:
         config: EngineConfig | None = None,
         recent: RecentRequests | None = None,
         telling: Telling | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """``recent`` is what ``deployment`` warms up new models with; ``ladder`` may be shared by namespaces."""
         self.config = config or EngineConfig()
@@ -108,6 +110,7 @@ class Engine:
         self.recent_requests = RecentRequests(self.config.num_recent) if recent is None else recent
         self.histories = Histories(store, self.config.num_histories)
         self._store, self._deployment, self._telling = store, deployment, telling
+        self._tracing = tracing or Tracing()
         self._reads = ThreadPoolExecutor(self.config.reading_threads, "reads")
         self._rules = ThreadPoolExecutor(2, "rules")
         self._items = ThreadPoolExecutor(1, "items")
@@ -264,15 +267,18 @@ class Engine:
         asked = await self._begin(request)
         deadline_ms = self.ladder.config.deadline_ms if request.deadline_ms is None else request.deadline_ms
         total_s = deadline_ms / 1e3
-        with _timed(asked, "filter"):
+        with _timed(asked, "filter", self._tracing):
             if request.filter is None and request.query is None:
                 mask_N = asked.mask()
             else:
                 mask_N = await self._in(self._rules, asked.mask)
-        with _timed(asked, "history"):
+        with _timed(asked, "history", self._tracing):
             await self._read_history(asked, begun + total_s / 2)
         question = asked.question(mask_N)
-        climbed = await self.ladder.answer(asked.model, question, begun + total_s, total_s)
+        with self._tracing.span("model") as span:
+            climbed = await self.ladder.answer(asked.model, question, begun + total_s, total_s)
+            span.set_attribute("rung", climbed.rung)
+            span.set_attribute("model_version", asked.model.version)
         response = await self._finish(asked, question, climbed, begun + total_s, total_s)
         self._log(asked, response, deadline_ms)
         return response
@@ -308,10 +314,10 @@ class Engine:
     ) -> RecommendResponse:
         """The slate of an answer as a response; rules are computed in a thread, and a plain cut here."""
         if not asked.has_rules:
-            with _timed(asked, "slate"):
+            with _timed(asked, "slate", self._tracing):
                 slate = asked.slate(climbed.answered.answer, {})
             return asked.response(climbed, slate)
-        with _timed(asked, "slate"):
+        with _timed(asked, "slate", self._tracing):
             cold = asked.cold_question(question)
             if cold is not None:
                 climbed = with_cold(climbed, await self.ladder.answer(asked.model, cold, deadline, total_s))
@@ -320,7 +326,7 @@ class Engine:
             slate = await self._in(self._rules, lambda: asked.slate(answer, shown))
         if not asked.request.explain:
             return asked.response(climbed, slate)
-        with _timed(asked, "explain"):
+        with _timed(asked, "explain", self._tracing):
             explained = await self._in(self._rules, lambda: asked.explained(climbed, question, slate))
         return asked.response(climbed, slate, explained)
 
@@ -443,16 +449,20 @@ class Engine:
 
 @dataclass
 class _timed:  # noqa: N801  # a context manager
-    """Notes the milliseconds of a stage."""
+    """Notes the milliseconds of a stage, and traces it."""
 
     asked: Asked
     stage: str
+    tracing: Tracing
 
     def __enter__(self) -> None:
+        self._span = self.tracing.span(self.stage)
+        self._span.__enter__()
         self._since = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.asked.stages_ms[self.stage] = 1e3 * (time.perf_counter() - self._since)
+        self._span.__exit__(*error)
 
 
 def _similar_items(found: Sequence[tuple[int, float]], snapshot: CatalogSnapshot) -> list[SimilarItem]:

@@ -28,7 +28,7 @@ from tesserec.serving.admission import Admission, Kind, kind_of
 from tesserec.serving.logs import REQUEST_ID, log_request
 from tesserec.serving.problems import Refused, send_problem
 from tesserec.serving.rates import RateLimits
-from tesserec.serving.tracing import Tracing
+from tesserec.serving.tracing import Span, Tracing
 
 __all__ = ["CLIENT_GONE", "BodyConfig", "Guards", "Observer", "Passed"]
 
@@ -121,11 +121,10 @@ class Guards:
             incoming = _Incoming(receive, headers, kind, self.body, scope["method"])
             # A change goes through to its end: half of one, as a row on disk that no list knows of, helps nobody.
             work = self._work if kind is Kind.RECOMMEND else self.app
-            traceparent = headers.get(b"traceparent", b"").decode("latin-1") or None
-            with self.tracing.request(f"{scope['method']} {kind.value}", traceparent) as span:
+            with self.tracing.request(scope["method"], headers.get(b"traceparent")) as span:
                 await work(scope, incoming, reply)
-                span.set_attribute("http.response.status_code", reply.status)
-                span.set_attribute("http.route", _route(scope))
+                if self.tracing.on:
+                    _describe(span, scope, reply)
         except ClientDisconnect:
             reply.status = reply.status or CLIENT_GONE
         except Refused as refused:
@@ -183,10 +182,11 @@ class Guards:
 class _Reply:
     """``send`` with the request's id, and the status for the metrics."""
 
-    __slots__ = ("_id", "_send", "status")
+    __slots__ = ("_id", "_send", "request_id", "status")
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
+        self.request_id = request_id
         self._id = (b"x-request-id", request_id.encode())
         self.status = 0
 
@@ -266,6 +266,14 @@ class _Watch:
         if message["type"] == "http.disconnect":
             self.gone = True
             self._task.cancel("the client went away")
+
+
+def _describe(span: Span, scope: Scope, reply: _Reply) -> None:
+    """Say what a span was about, by the route and not by the path: that names people."""
+    span.update_name(f"{scope['method']} {_route(scope)}")
+    span.set_attribute("http.route", _route(scope))
+    span.set_attribute("http.response.status_code", reply.status)
+    span.set_attribute("request_id", reply.request_id)
 
 
 def _route(scope: Scope) -> str:

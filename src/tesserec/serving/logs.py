@@ -29,8 +29,13 @@ def fields(**values: Any) -> dict[str, Any]:
 
 
 def log_request(method: str, route: str, status: int, ms: float) -> None:
-    """Log a request that was replied to; ``route`` is the template of its path."""
-    level = logging.WARNING if status >= 500 else logging.INFO
+    """Log a request that was replied to, at INFO where the client erred; ``route`` is the template of its path."""
+    if status >= 500:
+        level = logging.WARNING
+    elif status < 400 or status == 429:
+        level = logging.DEBUG  # metrics count them; a line for each would cost more than many an answer
+    else:
+        level = logging.INFO
     ACCESS.log(level, "%s %s %d", method, route, status, extra=fields(route=route, status=status, ms=round(ms, 3)))
 
 

@@ -11,7 +11,7 @@ from tesserec.errors import ServiceError
 from tesserec.serving.batcher import Fault
 from tesserec.serving.bundle_events import bundle_events
 from tesserec.serving.config import ServiceConfig
-from tesserec.serving.deployment import Deployment
+from tesserec.serving.deployment import Deployed, Deployment, Serving
 from tesserec.serving.engine import Engine
 from tesserec.serving.erase import Eraser
 from tesserec.serving.ladder import Ladder
@@ -22,6 +22,7 @@ from tesserec.serving.recent import RecentRequests
 from tesserec.serving.records import Store
 from tesserec.serving.shop import Shop
 from tesserec.serving.telemetry import NamespaceTelemetry
+from tesserec.serving.tracing import Tracing
 from tesserec.serving.versions import Versions
 
 __all__ = ["FIRST_IMPORT", "begin", "folder_of", "open_shop"]
@@ -45,7 +46,13 @@ def begin(home: Path, namespace: str, bundle: Path) -> bool:
 
 
 def open_shop(
-    home: Path, name: str, config: ServiceConfig, telemetry: NamespaceTelemetry, faults: Mapping[Rung, Fault]
+    home: Path,
+    name: str,
+    config: ServiceConfig,
+    telemetry: NamespaceTelemetry,
+    *,
+    faults: Mapping[Rung, Fault],
+    tracing: Tracing,
 ) -> Shop:
     """A namespace, ready to answer; what it began with is in its store. Blocks; raises a ``TesserecError``."""
     versions = Versions(folder_of(home, name))
@@ -58,23 +65,34 @@ def open_shop(
     with ExitStack() as undo:
         store = open_store(config.store, home, name)
         undo.callback(store.close)
+        store.watch_commits(telemetry.commit)
         recent = RecentRequests(config.engine.num_recent)
 
         def make(folder: Path, version: str) -> LiveCatalog[LoadedModel]:
             return LiveCatalog(LoadedModel.load(folder, version), store)
 
-        deployment = Deployment(versions, make, warm=recent.replay, config=config.deployment)
+        def changed(serving: Serving[LiveCatalog[LoadedModel]]) -> None:
+            telemetry.serving(_named(serving.live), None if serving.canary is None else _named(serving.canary))
+
+        deployment = Deployment(versions, make, warm=recent.replay, changed=changed, config=config.deployment)
         undo.callback(deployment.close)
         deployment.start()
         _import_first(store, versions, pointer.live)
         ladder = Ladder(config.ladder, faults=faults, observer=telemetry)
         telemetry.watch_queue(lambda: ladder.depth)
-        engine = Engine(store, deployment, ladder, config=config.engine, recent=recent, telling=telemetry)
+        engine = Engine(
+            store, deployment, ladder, config=config.engine, recent=recent, telling=telemetry, tracing=tracing
+        )
         engine.refresh()
         eraser = Eraser(versions, store)
         eraser.start()
         undo.pop_all()
     return Shop(name, home, store, versions, deployment, engine, eraser)
+
+
+def _named(deployed: Deployed[LiveCatalog[LoadedModel]]) -> tuple[str, str | None]:
+    """A version, and that of its codebook."""
+    return deployed.version, deployed.model.snapshot.model.codebook_version
 
 
 def _import_first(store: Store, versions: Versions, version: str) -> None:

@@ -70,7 +70,9 @@ class Service:
     def start(self) -> None:
         """Open every namespace of the configuration. Blocks until models are loaded; raises a ``TesserecError``."""
         for name in self.config.namespaces:
-            shop = open_shop(self.home, name, self.config, self.telemetry.namespace(name), self._faults)
+            shop = open_shop(
+                self.home, name, self.config, self.telemetry.namespace(name), faults=self._faults, tracing=self.tracing
+            )
             self._open.callback(shop.close)
             self._shops[name] = shop
         self.started = True

@@ -91,7 +91,7 @@ class Telemetry:
         self._lock = threading.Lock()
         self._namespaces: dict[str, NamespaceTelemetry] = {}
         self.in_flight = Gauge("tesserec_in_flight", "Requests being worked on", registry=self.registry)
-        """``inc`` when a request is admitted, ``dec`` when its reply is out or its client is gone."""
+        """What it is asked for is set by whoever counts them (``set_function``)."""
         self._requests = Counter(
             "tesserec_requests", "HTTP requests", ("method", "route", "status"), registry=self.registry
         )

@@ -1,6 +1,6 @@
 """Spans of requests for OpenTelemetry, sent to a collector by OTLP over HTTP.
 
-    with tracing.request("POST /api/recommend", headers.get("traceparent")) as span:
+    with tracing.request("POST /api/recommend", headers.get(b"traceparent")) as span:
         with tracing.span("history"):
             ...
 
@@ -42,9 +42,14 @@ class Span(Protocol):
     def set_attribute(self, key: str, value: Attribute) -> None:
         """Note something of it: never who the user is."""
 
+    def update_name(self, name: str) -> None:
+        """Call it something else, now that more is known."""
+
 
 class _NoSpan:
     def set_attribute(self, key: str, value: Attribute) -> None: ...
+
+    def update_name(self, name: str) -> None: ...
 
 
 NOTHING: AbstractContextManager[Span] = contextlib.nullcontext(_NoSpan())
@@ -67,7 +72,7 @@ class Tracing:
         return self._tracer is not None
 
     def request(
-        self, name: str, traceparent: str | None, attributes: Mapping[str, Attribute] | None = None
+        self, name: str, traceparent: bytes | None, attributes: Mapping[str, Attribute] | None = None
     ) -> AbstractContextManager[Span]:
         """The span of a request, a child of the caller's where a W3C ``traceparent`` header came with it."""
         if self._tracer is None:
@@ -75,7 +80,8 @@ class Tracing:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        parent = TraceContextTextMapPropagator().extract({} if traceparent is None else {"traceparent": traceparent})
+        carrier = {} if traceparent is None else {"traceparent": traceparent.decode("latin-1")}
+        parent = TraceContextTextMapPropagator().extract(carrier)
         return self._tracer.start_as_current_span(name, parent, kind=SpanKind.SERVER, attributes=attributes)
 
     def span(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> AbstractContextManager[Span]:
