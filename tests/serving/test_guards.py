@@ -179,7 +179,7 @@ def test_a_mistake_of_ours_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_a_request_is_logged_by_its_template(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         ask(guarded(tmp_path), "GET", "/api/items/secret-user")
     assert [record.getMessage() for record in caplog.records if "serving" in record.name] == [
         "GET /api/items/{item_id} 200"

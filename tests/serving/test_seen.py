@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -62,7 +61,7 @@ def traffic(url: str, key: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """A service after ``traffic``."""
     stream, logger = io.StringIO(), logging.getLogger("tesserec")
     handler = logging.StreamHandler(stream)
@@ -85,7 +84,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         spans = collector.all
     logger.removeHandler(handler)
     logger.setLevel(level)
-    yield Seen(scrape.text, spans, [json.loads(line) for line in stream.getvalue().splitlines()], version)
+    return Seen(scrape.text, spans, [json.loads(line) for line in stream.getvalue().splitlines()], version)
 
 
 def test_every_metric_of_the_dashboard_is_in_a_scrape(seen: Seen) -> None:
