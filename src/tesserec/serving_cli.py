@@ -48,7 +48,10 @@ def serve(
     namespace: NamespaceOption = "default",
     store: StoreOption = None,
     fault: Annotated[
-        list[str] | None, typer.Option(help="RUNG=SECONDS or RUNG=fails, to see the fall-backs work; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="RUNG=SECONDS or RUNG=fails, to see the fall-backs work; with :N for its first N batches; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Serve a bundle over HTTP."""
@@ -169,8 +172,9 @@ def restore(
     *,
     home: HomeOption,
     namespace: NamespaceOption = "default",
+    store: StoreOption = None,
 ) -> None:
-    """Make the SQLite store of a shop from a backup; the service must not run."""
+    """Make the store of a shop from a backup; the service must not run."""
     from tesserec.serving.durable import try_lock
     from tesserec.serving.open_store import restore_backup
 
@@ -178,7 +182,7 @@ def restore(
     with try_lock(home / "service.lock") as free:
         if not free:
             raise ServiceError(f"a service has {home}: stop it, then restore")
-        restore_backup(file, home, namespace)
+        restore_backup(file, home, namespace, store)
     say(f"restored: {namespace}")
 
 
@@ -258,11 +262,17 @@ def _faults(texts: list[str]) -> dict[Rung, Fault]:
 
     faults: dict[Rung, Fault] = {}
     for text in texts:
-        name, _, what = text.partition("=")
+        name, _, rest = text.partition("=")
+        what, _, batches = rest.partition(":")
         rung = next((one for one in RUNGS[:-1] if one == name), None)
-        if rung is None or not (what == "fails" or what.replace(".", "", 1).isdigit()):
-            raise RecipeError(f"--fault {text}: expected one of {', '.join(RUNGS[:-1])}, =, and seconds or `fails`")
-        faults[rung] = Fault(fails=True) if what == "fails" else Fault(delay_s=float(what))
+        known = what == "fails" or what.replace(".", "", 1).isdigit()
+        if rung is None or not known or (batches and not batches.isdigit()):
+            raise RecipeError(
+                f"--fault {text}: expected one of {', '.join(RUNGS[:-1])}, =, seconds or `fails`, and perhaps : and a "
+                "number of batches"
+            )
+        times = int(batches) if batches else None
+        faults[rung] = Fault(0.0 if what == "fails" else float(what), fails=what == "fails", batches=times)
     return faults
 
 

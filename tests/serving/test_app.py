@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from services import CONFIG, served
 from starlette.testclient import TestClient
 
 import shop
-from tesserec.bundle import publish
+from tesserec.bundle import Bundle, publish, save_manifest
 from tesserec.errors import ServiceError, StoreError
 from tesserec.pipeline import fit
 from tesserec.serving.app import create_app
@@ -266,8 +267,41 @@ def test_versions_are_published_and_rolled_back(tmp_path: Path) -> None:
 def test_the_gate_is_asked_before_a_version_goes_live(tmp_path: Path) -> None:
     with served(tmp_path) as (service, client):
         worse = service.shop("default").versions.add(bundle("popular"))
-        bad(client.post("/api/admin/publish", json={"version": worse}), 409, "the version is not published")
+        bad(client.post("/api/admin/publish", json={"version": worse}), 409, "is not published. ")
+        assert good(client.get("/api/admin/audit"))["entries"][0]["action"] == "publish refused"
+        good(client.delete("/api/users/u03"))
         assert good(client.post("/api/admin/publish", json={"version": worse, "force": True}))["live"] == worse
+        latest = good(client.get("/api/admin/audit"))["entries"][0]
+        assert (latest["action"], latest["detail"]["version"]) == ("publish by force", worse)
+        versions = service.shop("default").versions
+        assert "u03" not in versions.check(worse).interactions.users.ids.to_pylist()
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
+    with served(tmp_path) as (service, client):
+        versions = service.shop("default").versions
+        (first,) = versions.ids()
+        other = publish_another(tmp_path, versions)
+        unknown = copy_with_another_retriever(tmp_path, "tesserec.retrievers.nothing:Nothing")
+        broken = versions.add(unknown)
+        good(client.put("/api/admin/canary", json={"version": other, "share": 0.5}))
+        before = versions.pointer()
+        assert before is not None
+        bad(client.put("/api/admin/canary", json={"version": broken, "share": 1.0}), 409, "what was live before stays")
+        bad(client.post("/api/admin/publish", json={"version": broken, "force": True}), 409, "nothing")
+        assert versions.pointer() == dataclasses.replace(before, sequence=before.sequence + 2)
+        listed = good(client.get("/api/admin/versions"))
+        assert (listed["live"], listed["canary"], listed["share"]) == (first, other, 0.5)
+        assert good(client.get("/api/recommend/u01"))["items"]
+
+
+def copy_with_another_retriever(home: Path, name: str) -> Path:
+    folder = home / "unknown"
+    shutil.copytree(bundle("counted"), folder)
+    manifest = Bundle.open(folder).manifest
+    recipe = {**manifest.recipe, "retriever": {"class": name}}
+    save_manifest(folder, dataclasses.replace(manifest, recipe=recipe))
+    return folder
 
 
 def publish_another(home: Path, versions: Versions) -> str:

@@ -141,10 +141,9 @@ def test_the_queue_is_bounded() -> None:
 
 def test_a_failure_is_told_and_the_worker_goes_on() -> None:
     async def play(bench: Bench) -> None:
-        bench.faults["cooccurrence"] = Fault(fails=True)
+        bench.faults["cooccurrence"] = Fault(fails=True, batches=1)
         with pytest.raises(Faulty, match="cooccurrence fails because a fault was asked for"):
             await bench.submit(question("i03"))
-        bench.faults.clear()
         with pytest.raises(DataError, match="available_N has shape"):
             await bench.submit(question("i03", mask=torch.ones(3, dtype=torch.bool)))
         assert (await bench.submit(question("i03"))).answer.items

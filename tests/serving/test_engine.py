@@ -177,6 +177,8 @@ def test_new_items_are_live_at_once_and_have_their_share() -> None:
         assert [item.item_id for item in few.items if item.cold] == ["n1"]
         none = await engine.recommend(RecommendRequest(user_id="u00", k=25, cold_share=0))
         assert not [item for item in none.items if item.cold]
+        told = await engine.recommend(RecommendRequest(user_id="u00", k=25, cold_share=0, explain=True))
+        assert [one.rule for one in told.removed or () if one.item_id == "n1"] == ["cold_share"]
         assert ids(await engine.search("red lamp", 30))[:1] != []
         assert "n1" in ids(await engine.search("red lamp", 30))
         assert (await engine.similar("n1", 2)).items[0].item_id == "i00"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from served_shop import model
 
 from tesserec.data.requests import history_requests
-from tesserec.errors import DataError
+from tesserec.errors import DataError, FilterError
 from tesserec.serving.live_catalog import LiveCatalog
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.records import Item, Revised, Value
@@ -190,6 +190,20 @@ def test_new_items_are_in_the_model_the_filters_and_the_search(store: Items) -> 
     assert not live.snapshot.catalog.is_legal("new0", None)
 
 
+def test_masks_without_items_added_since_the_fit(store: Items) -> None:
+    live = LiveCatalog(model(), store)
+    store.put(Item("new", {"price": 1.0}))
+    live.refresh()
+    snapshot = live.snapshot.catalog
+    for text in (None, "price < 3"):
+        fitted_N = snapshot.mask(text, cold=False)
+        assert fitted_N is snapshot.mask(text, cold=False)
+        assert torch.equal(fitted_N[:24], snapshot.mask(text)[:24])
+        assert (bool(snapshot.mask(text)[24]), bool(fitted_N[24])) == (True, False)
+    with pytest.raises(FilterError, match="the filter is empty"):
+        snapshot.mask("", cold=False)
+
+
 def test_the_text_of_a_new_item_is_its_own_or_made_like_the_bundles(store: Items) -> None:
     live = LiveCatalog(model("mosaic"), store)
     store.put(
@@ -219,7 +233,7 @@ def test_masks_are_the_same_object_for_the_same_text(live: LiveCatalog[LoadedMod
     with ThreadPoolExecutor(4) as pool:
         masks = list(pool.map(snapshot.mask, ["price < 3"] * 50))
     assert all(mask is masks[0] for mask in masks)
-    assert snapshot.mask(None) is snapshot.available_N
+    assert snapshot.mask(None) is snapshot.available_N is snapshot.mask(None, cold=False)
     for n in range(200):
         snapshot.mask(f"price < {n}.5")
     assert torch.equal(snapshot.mask("price < 3"), masks[0]), "evaluated again after it was let go of"

@@ -132,6 +132,21 @@ def test_a_rollback_waits_for_no_copy(versions: Versions, bundles: list[Path]) -
     assert pointer.live == first
 
 
+def test_a_change_is_undone_unless_somebody_changed_it_since(versions: Versions, bundles: list[Path]) -> None:
+    first = versions.publish(bundles[0])
+    before = versions.pointer()
+    second = versions.publish(bundles[1])
+    after = versions.pointer()
+    assert before is not None
+    assert after is not None
+    assert versions.undo(before, after)
+    undone = versions.pointer()
+    assert undone == dataclasses.replace(before, sequence=3)
+    assert not versions.undo(before, after), "it is not what is live any more"
+    assert versions.go_live(second).live == second
+    assert first == before.live
+
+
 def test_canaries(versions: Versions, bundles: list[Path]) -> None:
     first = versions.publish(bundles[0])
     second = versions.add(bundles[1])

@@ -22,10 +22,10 @@ from tesserec.serving.bodies import (
     VersionOut,
     VersionsOut,
 )
-from tesserec.serving.gate import gate
 from tesserec.serving.keys import Key
 from tesserec.serving.problems import Refused
 from tesserec.serving.records import Audit, Value
+from tesserec.serving.release import release
 from tesserec.serving.service import Service
 from tesserec.serving.shop import Shop
 from tesserec.serving.versions import Pointer, VersionInfo
@@ -48,8 +48,7 @@ class Admin:
     async def versions(self) -> VersionsOut:
         """What is on disk, and what answers."""
         infos = await asyncio.to_thread(self.shop.versions.infos)
-        pointer = self.shop.versions.pointer()
-        assert pointer is not None, "a shop that is open has a live version"
+        pointer = _pointer(self.shop)
         canary = pointer.canary
         return VersionsOut(
             versions=[_version(info) for info in infos],
@@ -63,9 +62,14 @@ class Admin:
     async def publish(self, version: str, *, force: bool) -> VersionsOut:
         """Make a version live that is in the home folder; raises ``ServiceError`` where the gate refuses it."""
         self._check_version(version)
-        if not force:
-            await asyncio.to_thread(self._ask_gate, version)
-        return await self._change("publish", lambda: self.shop.versions.go_live(version), version=version)
+        shop, key_id = self.shop, self.caller.key_id
+        keep = len(shop.versions.ids())  # who publishes here names one of those: none of them goes
+
+        def act() -> Pointer:
+            release(shop.versions.path(version), shop.versions, shop.store, force=force, keep=keep, key_id=key_id)
+            return _pointer(shop)
+
+        return await self._changed(act)
 
     async def rollback(self) -> VersionsOut:
         """Make the version before live again."""
@@ -128,19 +132,23 @@ class Admin:
             ]
         )
 
-    def _ask_gate(self, version: str) -> None:
-        shop = self.shop
-        live = shop.versions.path(shop.deployment.current().version)
-        report = gate(shop.versions.path(version), live, shop.store, reading=shop.versions.reading())
-        if not report.accepted:
-            raise ServiceError(f"the version is not published: {'; '.join(report.reasons)}")
-
     async def _change(self, action: str, act: Callable[[], Pointer], **detail: Value) -> VersionsOut:
-        """Change what is live, and wait until it answers."""
         await self._note(action, **detail)
-        pointer = await asyncio.to_thread(act)
-        if not await asyncio.to_thread(self.shop.deployment.wait, pointer.sequence, _SWAP_S):
-            raise ServiceError(f"{pointer.live} is not loaded after {_SWAP_S:g} s: see the log; it goes on")
+        return await self._changed(act)
+
+    async def _changed(self, act: Callable[[], Pointer]) -> VersionsOut:
+        """Change what is live, and wait until it answers; what cannot be loaded does not stay live."""
+        shop = self.shop
+        before = _pointer(shop)
+        after = await asyncio.to_thread(act)
+        if not await asyncio.to_thread(shop.deployment.wait, after.sequence, _SWAP_S):
+            raise ServiceError(f"{after.live} is not loaded after {_SWAP_S:g} s: see the log; it goes on")
+        named = [after.live] if after.canary is None else [after.live, after.canary.version]
+        failures = [why for version in named if (why := shop.deployment.failure(version)) is not None]
+        if failures:
+            undone = await asyncio.to_thread(shop.versions.undo, before, after)
+            rest = "what was live before stays live" if undone else f"{shop.deployment.current().version} answers"
+            raise ServiceError(f"{'; '.join(failures)}: {rest}")
         return await self.versions()
 
     async def _note(self, action: str, **detail: Value) -> None:
@@ -154,6 +162,12 @@ class Admin:
     def _reaches(self, namespaces: tuple[str, ...] | None) -> bool:
         own = self.caller.namespaces
         return own is None or (namespaces is not None and set(namespaces) <= set(own))
+
+
+def _pointer(shop: Shop) -> Pointer:
+    pointer = shop.versions.pointer()
+    assert pointer is not None, "a shop that is open has a live version"
+    return pointer
 
 
 def _version(info: VersionInfo) -> VersionOut:

@@ -18,7 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import tesserec
-from tesserec.errors import BundleError, DataError, ServiceError, StoreError, UnknownIdError
+from tesserec.errors import (
+    BundleError,
+    DataError,
+    RecipeError,
+    ServiceError,
+    StoreError,
+    UnknownIdError,
+    VersionMismatchError,
+)
 from tesserec.serving import (
     routes_admin,
     routes_events,
@@ -103,6 +111,8 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(ServiceError)
     @app.exception_handler(BundleError)
+    @app.exception_handler(RecipeError)  # of a bundle that is to be published
+    @app.exception_handler(VersionMismatchError)
     async def state(request: Request, error: Exception) -> Response:
         return problem_response(409, str(error), request_id_of(request))
 

@@ -63,7 +63,7 @@ class Asked:
 
         Raises ``FilterError``.
         """
-        mask_N = self.snapshot.mask(self.request.filter)
+        mask_N = self.snapshot.mask(self.request.filter, cold=self.request.cold_share != 0)
         if self.request.query is None:
             return mask_N
         found_N = torch.zeros_like(mask_N)

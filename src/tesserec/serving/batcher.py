@@ -46,6 +46,8 @@ class Fault:
     delay_s: float = 0.0
     """How much longer each batch takes."""
     fails: bool = False
+    batches: int | None = None
+    """How many batches of a worker it meets, the first ones; None: all."""
 
 
 @component
@@ -112,6 +114,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._running: tuple[float, int] | None = None  # since when, how many
         self._closed = False
+        self._met = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"rung-{rung}", daemon=True)
         self._thread.start()
@@ -231,7 +234,8 @@ class Batcher:
 
     def _misbehave(self) -> None:
         fault = self._faults.get(self.rung)
-        if fault is not None:
+        if fault is not None and (fault.batches is None or self._met < fault.batches):
+            self._met += 1
             time.sleep(fault.delay_s)
             if fault.fails:
                 raise Faulty(f"{self.rung} fails because a fault was asked for")

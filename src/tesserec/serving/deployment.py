@@ -153,6 +153,11 @@ class Deployment(Generic[T]):
                 )
             return found
 
+    def failure(self, version: str) -> str | None:
+        """Why a version could not be loaded; None where that was not tried since what is live last changed."""
+        with self._changed:
+            return self._failed.get(version)
+
     def resident(self) -> list[str]:
         """The versions in memory."""
         with self._changed:
@@ -181,7 +186,7 @@ class Deployment(Generic[T]):
     def wait(self, sequence: int, timeout_s: float) -> bool:
         """Wait until what ``live.json`` said at ``sequence``, or later, is done or has failed; whether it was in time.
 
-        ``notes`` then says what failed.
+        ``failure`` then says what failed.
         """
         self.refresh()
         deadline = time.monotonic() + timeout_s

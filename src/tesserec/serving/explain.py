@@ -81,8 +81,8 @@ def removed_items(
 ) -> list[Removed]:
     """What ``rung`` would have answered without any filter and is not in the slate, best first, with the rule.
 
-    Rules, the first that holds: ``deleted``, ``unavailable``, ``history``, ``exclude``, ``filter``, ``query``; then
-    those of ``tesserec.serving.slate``, also for items that another rule had lifted into the list.
+    Rules, the first that holds: ``deleted``, ``unavailable``, ``history``, ``exclude``, ``filter``, ``cold_share`` (0),
+    ``query``; then those of ``tesserec.serving.slate``, also for items that another rule had lifted into the list.
     """
     free = Requests(requests.history, requests.time_B, requests.user_B)
     best = [item for item in model.answer(rung, free, asked.k).items_BK[0].tolist() if item != PAD]
@@ -187,6 +187,8 @@ def _forbidden_by(item: int, requests: Requests, asked: RecommendRequest, snapsh
         return "exclude"
     if asked.filter is not None and not snapshot.holds(asked.filter)[item]:
         return "filter"
+    if asked.cold_share == 0 and item >= snapshot.num_fitted:
+        return "cold_share"
     found = [filters.available_N is None or bool(filters.available_N[item])]
     found.append(filters.allowed is None or bool((filters.allowed.values == item).any()))
     return None if all(found) else "query"

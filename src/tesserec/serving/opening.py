@@ -86,6 +86,7 @@ def open_shop(
         engine.refresh()
         eraser = Eraser(versions, store)
         eraser.start()
+        telemetry.store_up(True)
         undo.pop_all()
     return Shop(name, home, store, versions, deployment, engine, eraser)
 

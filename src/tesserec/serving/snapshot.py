@@ -100,6 +100,7 @@ class CatalogSnapshot:
     positions: Mapping[str, int]
     """Item id → dense index; may hold later items, whose indices are beyond this snapshot."""
     _masks: _Kept[Tensor] = field(default_factory=_Kept, init=False)
+    _fitted_masks: _Kept[Tensor] = field(default_factory=_Kept, init=False)
 
     @classmethod
     def of(cls, catalog: Catalog, num_fitted: int | None = None) -> CatalogSnapshot:
@@ -128,14 +129,22 @@ class CatalogSnapshot:
         """For which items an expression holds, available or not, bool [N]; raises ``FilterError``."""
         return self.table.truth(filter_text)
 
-    def mask(self, filter_text: str | None) -> Tensor:
+    def mask(self, filter_text: str | None, *, cold: bool = True) -> Tensor:
         """Which items may be shown under a filter, bool [N]; the same object for the same text.
 
-        Raises ``FilterError``.
+        Without ``cold`` those added since the fit may not. Raises ``FilterError``.
         """
+        if not cold and self.num_fitted < len(self):
+            key = "" if filter_text is None else f"={filter_text}"
+            return self._fitted_masks.get(key, lambda _: self._fitted_only(self.mask(filter_text)))
         if filter_text is None:
             return self.available_N
         return self._masks.get(filter_text, lambda text: self.available_N & self.holds(text))
+
+    def _fitted_only(self, mask_N: Tensor) -> Tensor:
+        fitted_N = mask_N.clone()
+        fitted_N[self.num_fitted :] = False
+        return fitted_N
 
     def index(self, item_id: str) -> int | None:
         """The dense index of an item, deleted ones included, since histories hold them; None where unknown."""

@@ -177,6 +177,14 @@ class Versions:
                 )
             return self._point(Pointer(now.sequence, target, now.live))
 
+    def undo(self, before: Pointer, after: Pointer) -> bool:
+        """Let be live what was ``before`` the change to ``after``; not where somebody changed it again. Whether so."""
+        with locked(self._pointer_lock):
+            if self.pointer() != after or after.sequence != before.sequence + 1:
+                return False
+            self._point(dataclasses.replace(before, sequence=after.sequence))
+        return True
+
     def canary(self, version: str | None, share: float = 0.05) -> Pointer:
         """Give ``version`` to a share of the users, in (0, 1]; None ends the canary."""
         if version is not None:
