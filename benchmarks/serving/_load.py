@@ -40,6 +40,8 @@ class Load:
     seed: int = 0
     keep: bool = False
     """Whether to keep the bodies of the answers."""
+    most: int | None = None
+    """Stop after so many requests."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Outcome:
     seconds: float
     cpu_s: float
     """CPU seconds of the generator itself."""
-    bodies: list[bytes] = dataclasses.field(default_factory=list)
+    bodies: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
+    """Of answers with status 200, where they are kept: the number of the request, from 0, and the body."""
 
     @property
     def ok(self) -> int:
@@ -113,7 +116,7 @@ class _Generator:
         self.statuses: Counter[int] = Counter()
         self.latencies: list[float] = []
         self.done: list[float] = []
-        self.bodies: list[bytes] = []
+        self.bodies: list[tuple[int, bytes]] = []
         self.random = random.Random(load.seed)
         self.sent = 0
 
@@ -149,32 +152,32 @@ class _Generator:
         connection: _Connection | None = None
         while True:
             due = await waiting.get() if self.load.rate else time.perf_counter() - self.begun
-            if due is None or (not self.load.rate and due > self.load.seconds):
+            if due is None or self.sent == self.load.most or (not self.load.rate and due > self.load.seconds):
                 break
-            request = self.load.requests[self.sent % len(self.load.requests)]
+            number = self.sent % len(self.load.requests)
             self.sent += 1
             try:
                 if connection is None or connection.closed:
                     loop = asyncio.get_running_loop()
                     _, connection = await loop.create_connection(_Connection, self.load.host, self.load.port)
-                status, body = await asyncio.wait_for(connection.ask(request), TIMEOUT_S)
+                status, body = await asyncio.wait_for(connection.ask(self.load.requests[number]), TIMEOUT_S)
             except (OSError, TimeoutError):
                 status, body = 0, b""
                 if connection is not None:
                     connection.close()
                 connection = None
-            self._note(status, body, due)
+            self._note(status, number, body, due)
         if connection is not None:
             connection.close()
 
-    def _note(self, status: int, body: bytes, due: float) -> None:
+    def _note(self, status: int, number: int, body: bytes, due: float) -> None:
         now = time.perf_counter() - self.begun
         self.statuses[status] += 1
         if status == 200:
             self.latencies.append((now - due) * 1000)
             self.done.append(now)
-        if self.load.keep:
-            self.bodies.append(body)
+            if self.load.keep:
+                self.bodies.append((number, body))
 
 
 class _Connection(asyncio.Protocol):

@@ -93,7 +93,7 @@ def layer(service: Process, bundle: Path, seed: int) -> dict[str, float]:
     """What HTTP adds to the engine's own time, one request at a time, beside an endpoint that answers a constant."""
     requests = [_load.post("/api/recommend", body, service.key) for body in bodies(bundle, 400, seed + 1)]
     answers = _load.run(_load.Load("127.0.0.1", service.port, requests, 0, 5.0, 1, keep=True))
-    stages = [json.loads(body)["stages_ms"] for body in answers.bodies]
+    stages = [json.loads(body)["stages_ms"] for _, body in answers.bodies]
     own_ms = np.array([stage["total"] for stage in stages])
     over_ms = answers.latencies_ms - own_ms
     constant = Constant()
