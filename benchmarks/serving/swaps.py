@@ -1,8 +1,8 @@
-"""A thousand swaps between two bundles under load: does a request fail, wait, or get items of one and versions of another?
+"""A thousand swaps between two bundles under load: does a request fail or wait, are versions mixed?
 
-Half of what the service can take is asked of it, first without swaps, then while an administrator makes one version live
-after the other. Each answer must be, item by item, the list of the version that it names. Both versions stay in memory;
-what a swap costs that has to read a third bundle from disk first is measured apart.
+Half of what the service can take is asked of it, first without swaps, then while an administrator makes one version
+live after the other. Each answer must be, item by item, the list of the version that it names. Both versions stay in
+memory; what a swap costs that has to read a third bundle from disk first is measured apart.
 """
 
 import argparse
@@ -70,7 +70,8 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
     slope = float(np.polyfit(range(len(memory)), memory, 1)[0])
     common = (
         f"{num_swaps} swaps of two versions in {seconds:.0f} s, {rate:.0f} requests a second, 50 % of saturation; "
-        f"{os.cpu_count()} cores for service and generator, which took {swapped.cpu_s / swapped.seconds / 2:.0%} of them; "
+        f"{os.cpu_count()} cores for service and generator, which took "
+        f"{swapped.cpu_s / swapped.seconds / (os.cpu_count() or 1):.0%} of them; "
         f"p99 {steady.quantile(0.99):.1f} ms steady, {swapped.quantile(0.99):.1f} ms with swaps; "
         f"memory {memory[0] / 2**20:.0f} MiB before, {memory[-1] / 2**20:.0f} MiB after"
     )
