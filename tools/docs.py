@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools import accuracy, decoding, semantic_ids
+from tools import accuracy, decoding, semantic_ids, serving
 
 __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods", "read_results", "results_page"]
 
@@ -121,6 +121,7 @@ def pages(root: Path) -> tuple[dict[Path, str], list[Path]]:
         **more,
         **decoding.written(root, results),
         root / decoding.PAGE: with_sections(root / decoding.PAGE, {"decoding": decoding.section(results)}),
+        root / serving.PAGE: with_sections(root / serving.PAGE, {"serving": serving.section(results)}),
         root / "docs" / "methods.md": methods_page(methods),
         root / "docs" / "results.md": results_page(dict(sorted(results.items())), judged),
         root / "docs" / "semantic-ids.md": semantic_ids.page(tokenizers, NOTE),
