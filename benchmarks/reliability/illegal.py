@@ -217,12 +217,12 @@ def first_truth(bundle: Path) -> tuple[Truth, list[str], list[str]]:
 
 def in_process(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Counter[str]]:
     """So many requests to an engine of this process; what was found, and what was changed."""
+    from tesserec.serving.opening import begin
     from tesserec.serving.service import Service
-    from tesserec.serving.setup import prepare_home
 
-    prepare_home(home, bundle)
     truth, users, items = first_truth(bundle)
     with Service(home) as service, _loop() as loop:
+        begin(home, "default", bundle)
         service.start()
         engine = service.shop("default").engine
 

@@ -1,7 +1,7 @@
 """The service killed at random moments while it takes events: is anything lost that it said was kept, or kept twice?
 
-A round: the service starts, writers send events over HTTP, single and in batches, some of them twice, and after a
-random time the process gets SIGKILL. When it is there again, every event that was acknowledged must be there, once.
+A round: writers send events over HTTP, single and in batches, some of them twice, and after a random time the service
+gets SIGKILL. When it is there again, every event that was acknowledged must be there, once.
 Rounds go on from where an earlier run of this script was stopped; a run with another store or commit begins anew.
 """
 
@@ -79,17 +79,18 @@ def main() -> None:
     bundle = demo_bundle(given.work)
     options = [] if given.store is None else ["--store", given.store]
     service = Process(bundle, given.work / f"kills_home_{name}", options=options)
+    service.start()
     while counts.kills < given.kills:
         counts.add(*one_round(service, counts.kills))
         print(counts, flush=True)
+    service.kill()
     if not given.no_record:
         counts.record()
 
 
 def one_round(service: Process, number: int) -> tuple[list[Writer], float, int, int]:
-    """Start, write, kill, start, check: the writers, seconds until ready, events that are lost and that came twice."""
+    """Write, kill, start, check: the writers, seconds until ready, events that are lost and that came twice."""
     choose = random.Random(number)
-    service.start("live")
     items = [str(number) for number in range(50)]
     writers = [Writer(f"round{number}-{w}", items, choose.getrandbits(32)) for w in range(NUM_WRITERS)]
     threads = [threading.Thread(target=writer.run, args=(service,)) for writer in writers]
@@ -103,10 +104,10 @@ def one_round(service: Process, number: int) -> tuple[list[Writer], float, int, 
     lost = twice = 0
     for writer in writers:
         status, kept = service.ask("GET", f"/api/users/{writer.user_id}/export")
+        assert status in (200, 404), kept
         ids = [] if status == 404 else [event["event_id"] for event in kept["events"]]
         lost += len(writer.acknowledged - set(ids))
         twice += len(ids) - len(set(ids))
-    service.kill()
     return writers, seconds, lost, twice
 
 
@@ -135,7 +136,7 @@ class Counts:
         return cls(path, store, commit())
 
     def add(self, writers: list[Writer], seconds: float, lost: int, twice: int) -> None:
-        """One more round; each has two kills, the second of them idle, and the first is counted."""
+        """One more round."""
         self.kills += 1
         self.sent += sum(writer.sent for writer in writers)
         self.acknowledged += sum(len(writer.acknowledged) for writer in writers)

@@ -124,7 +124,7 @@ def live_version(service: Process) -> str:
 
 def publish(service: Process, version: str) -> None:
     """Make a version live."""
-    status, answer = service.ask("POST", "/api/admin/publish", {"version": version}, timeout_s=120)
+    status, answer = service.ask("POST", "/api/admin/publish", {"version": version, "force": True}, timeout_s=120)
     assert status == 200, answer
 
 

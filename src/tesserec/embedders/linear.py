@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 __all__ = ["truncated_svd", "unit_rows"]
@@ -29,6 +28,8 @@ def truncated_svd(
 
     Fewer where the matrix has a lower rank. The entry of each row of Vᵀ that is largest in size is positive.
     """
+    from sklearn.utils.extmath import randomized_svd  # a second to import, and rarely needed
+
     u, s, vt = randomized_svd(matrix, min(num_features, *matrix.shape), random_state=seed)
     kept = s > _SMALLEST_SHARE * s[0]
     u, s, vt = u[:, kept], s[kept], vt[kept]

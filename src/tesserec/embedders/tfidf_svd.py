@@ -8,21 +8,25 @@ Checked: tests/embedders/test_tfidf_svd.py (at full rank, cosines equal those of
 Dimensions: N items · V terms · D features.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from tesserec.config import Field, component
 from tesserec.embedders.linear import truncated_svd, unit_rows
 from tesserec.errors import DataError, NotFittedError
 from tesserec.types import Catalog, ComponentState, Interactions, ItemEmbeddings, as_numpy
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 __all__ = ["TfidfSVD"]
 
@@ -99,6 +103,8 @@ class TfidfSVD:
         return self._space
 
     def _vectorizers(self) -> list[TfidfVectorizer]:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import, and rarely needed
+
         shared = {"sublinear_tf": True, "max_features": self.max_terms, "dtype": np.float32}
         # the usual pattern drops words of one letter or digit, which tell "size 8" from "size 9"
         words = TfidfVectorizer(ngram_range=(1, self.word_ngrams), token_pattern=r"(?u)\b\w+\b", **shared)

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from tesserec.config import Field, component, fresh
@@ -139,6 +138,8 @@ def even_clusters(codebook_CZ: Tensor, num_clusters: int) -> Tensor:
     cluster_C = torch.zeros(len(codebook_CZ), dtype=torch.int64)
     for _ in range(_ROUNDS_OF_CLUSTERS):
         distances_CK = torch.cdist(codebook_CZ, centroids_KZ).square()
+        from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
+
         _, place_C = linear_sum_assignment(as_numpy(distances_CK.repeat_interleave(capacity, dim=1)))
         cluster_C = torch.from_numpy(place_C) // capacity
         for cluster in set(cluster_C.tolist()):

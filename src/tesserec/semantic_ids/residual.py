@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from sklearn.cluster import kmeans_plusplus
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -162,6 +161,8 @@ def k_means(
         if len(distinct) <= size:
             return torch.from_numpy(distinct)
         some = distinct[rng.permutation(len(distinct))[:num_start]]
+    from sklearn.cluster import kmeans_plusplus  # a second to import, and rarely needed
+
     with threadpool_limits(1, user_api="blas"):  # of small products, threads only wait for each other
         start, _ = kmeans_plusplus(some, size, random_state=seed)
     return lloyd(torch.from_numpy(points), torch.from_numpy(start), num_iterations, assign)

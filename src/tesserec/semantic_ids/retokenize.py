@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tesserec.errors import DataError, VersionMismatchError
@@ -199,6 +198,8 @@ def _round(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
 
 def _assigned(cost_CP: Tensor) -> Tensor:
     """The label of each row at the least total cost, [C]; rows beyond the columns get the labels that follow."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and rarely needed
+
     rows, columns = linear_sum_assignment(as_numpy(cost_CP))
     labels = np.full(len(cost_CP), -1)
     labels[rows] = columns
