@@ -130,6 +130,27 @@ def test_options_are_those_of_the_api(page: "sync_api.Page", client: Client) -> 
     assert titles(page) == wanted(client, user_id="u05", k=4, query="garden lamp", diversity=0.5)
 
 
+def test_reasons_are_those_of_the_api(page: "sync_api.Page", client: Client) -> None:
+    page.goto("/?user=u05")
+    assert page.locator("ol.slate details").count() == 0
+    page.get_by_label("Say why").check()
+    page.get_by_role("button", name="Recommend").press("Enter")
+    page.locator("ol.slate details").first.wait_for()
+    best = client.ask(RecommendRequest(user_id="u05", explain=True)).items[0].explanation
+    assert best is not None
+    first = page.locator("ol.slate > li").first
+    reasons = sorted((moved for moved in best.history if moved.change > 0), key=lambda moved: -moved.change)[:3]
+    shown = first.locator("p.why span").all_inner_texts()
+    assert shown == [f"{moved.title} {moved.change:+.3f}" for moved in reasons]
+    assert reasons
+    assert not first.locator("dl.why").is_visible()
+    first.locator("summary").press("Enter")
+    told = first.locator("dl.why").inner_text()
+    for step in best.path:
+        assert str(step.code) in told
+    assert all(source in told for source in best.sources)
+
+
 @pytest.mark.parametrize(("field", "value", "said"), [("filter", "prize < 3", "prize"), ("k", "500", "k: Input")])
 def test_what_is_wrong_is_said(page: "sync_api.Page", field: str, value: str, said: str) -> None:
     page.goto(f"/?user=u05&{field}={value}")

@@ -65,6 +65,9 @@ def test_a_response_says_what_it_is() -> None:
         assert [one.response_id for one in logged] == [response.response_id]
         assert list(logged[0].items) == ids(response)
         assert (logged[0].scenario, logged[0].rung, logged[0].propensities) == ("cart", "generative", None)
+        await shop.engine.recommend(RecommendRequest(user_id="u00", k=3), shown=False)
+        await asyncio.to_thread(shop.store.check)
+        assert shop.store.impressions_of("u00", 0) == logged
 
     play(scene)
 

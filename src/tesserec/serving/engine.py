@@ -124,17 +124,20 @@ class Engine:
         """Requests for recommendations that are worked on."""
         return self._in_flight
 
-    async def recommend(self, request: RecommendRequest, *, key_id: str | None = None) -> RecommendResponse:
+    async def recommend(
+        self, request: RecommendRequest, *, key_id: str | None = None, shown: bool = True
+    ) -> RecommendResponse:
         """The best items for a request, within its deadline.
 
         Raises ``Overloaded`` where too many requests are worked on already, ``FilterError`` and ``DataError`` for rules
-        that cannot be followed. ``key_id`` names the caller in the debug log.
+        that cannot be followed. ``key_id`` names the caller in the debug log. Where not ``shown``, nobody but an
+        operator sees the list: it is not kept as an impression.
         """
         if self._in_flight >= self.config.max_in_flight:
             raise Overloaded(f"{self._in_flight} requests are worked on already: ask again later")
         self._in_flight += 1
         try:
-            response = await self._recommend(request)
+            response = await self._recommend(request, shown)
             LOGGER.debug("%s was answered to key %s", response.response_id, key_id)
             return response
         finally:
@@ -262,7 +265,7 @@ class Engine:
         self._rules.shutdown(wait=False, cancel_futures=True)
         self._items.shutdown(wait=False, cancel_futures=True)
 
-    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
+    async def _recommend(self, request: RecommendRequest, shown: bool) -> RecommendResponse:
         begun = time.monotonic()
         asked = await self._begin(request)
         deadline_ms = self.ladder.config.deadline_ms if request.deadline_ms is None else request.deadline_ms
@@ -280,7 +283,7 @@ class Engine:
             span.set_attribute("rung", climbed.rung)
             span.set_attribute("model_version", asked.model.version)
         response = await self._finish(asked, question, climbed, begun + total_s, total_s)
-        self._log(asked, response, deadline_ms)
+        self._log(asked, response, deadline_ms, shown)
         return response
 
     async def _begin(self, request: RecommendRequest) -> Asked:
@@ -341,13 +344,13 @@ class Engine:
         impressions = await self._in(self._reads, lambda: self._store.impressions_of(user_id, time.time() - WEEK_S))
         return times_shown(impressions, asked.events)
 
-    def _log(self, asked: Asked, response: RecommendResponse, deadline_ms: float | None) -> None:
+    def _log(self, asked: Asked, response: RecommendResponse, deadline_ms: float | None, shown: bool) -> None:
         """What happens after an answer: nobody waits for it."""
         request = asked.request
         self.recent_requests.add(request.user_id, asked.events, request.history or (), request.k)
         if self._telling is not None:
             self._telling.answered(response, request.scenario, deadline_ms)
-        if self.config.log_impressions:
+        if self.config.log_impressions and shown:
             self._keep([asked.impression(response)])
 
     def _keep(self, impressions: Sequence[Impression]) -> Future[None]:

@@ -78,6 +78,7 @@ class Recent:
     """None where there was no answer."""
     p99_ms: float | None
     rungs: Mapping[str, int]
+    """How many each rung answered, from the top."""
 
 
 class Telemetry:
@@ -275,7 +276,8 @@ class NamespaceTelemetry:
         # Where the memory is full, it reaches less far back than was asked for.
         span = now - rows[0][0] if len(rows) == NUM_RECENT else seconds
         times = sorted(ms for _, ms, _ in rows)
-        rungs = Tally(rung for _, _, rung in rows)
+        counts = Tally(rung for _, _, rung in rows)
+        rungs = {rung: counts[rung] for rung in RUNGS if rung in counts}
         return Recent(len(rows), len(rows) / max(span, 1e-3), _quantile(times, 0.5), _quantile(times, 0.99), rungs)
 
 

@@ -27,7 +27,7 @@ from tesserec.serving.api import passed_of, service_of, shop_of
 from tesserec.serving.live_catalog import Live
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.problems import Refused
-from tesserec.serving.schemas import RecommendRequest, RecommendResponse
+from tesserec.serving.schemas import Explanation, RecommendRequest, RecommendResponse
 from tesserec.serving.shop import Shop
 from tesserec.serving.web_compare import NUM_COMPARED, compared
 from tesserec.serving.web_view import palette_of, read_prefix, tree_of
@@ -43,7 +43,7 @@ PAGES = (
     ("/compare", "Compare"),
     ("/status", "Health"),
 )
-NUM_FOUND, NUM_HITS, NUM_USERS, NUM_PAST, NUM_REASONS = 8, 30, 20, 15, 3
+NUM_FOUND, NUM_HITS, NUM_USERS, NUM_PAST, NUM_REASONS, NUM_MOVED = 8, 30, 20, 15, 3, 8
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -125,7 +125,8 @@ async def recommend_page(request: Request) -> Response:
             found = await shop.engine.search(form.find, NUM_FOUND, None)
             view["found"] = [_shown(live, one.item_id, one.title) for one in found.items]
         elif (asked := form.request()) is not None:
-            response = await shop.engine.recommend(asked, key_id=passed_of(request).caller.key_id)
+            key_id = passed_of(request).caller.key_id
+            response = await shop.engine.recommend(asked, key_id=key_id, shown=False)
             view |= await asyncio.to_thread(_answer, shop, live, form, response)
     except (TesserecError, Refused, pydantic.ValidationError) as error:
         view["problem"] = _explained(error)
@@ -280,8 +281,7 @@ def _answer(shop: Shop, live: Live[LoadedModel], form: Form, response: Recommend
     return {
         "response": response,
         "items": [
-            {**_shown(live, one.item_id, one.title), "it": one, "reasons": _reasons(one.explanation)}
-            for one in response.items
+            {**_shown(live, one.item_id, one.title), "it": one, **_reasons(one.explanation)} for one in response.items
         ],
         "past": [
             {**_shown(live, one.item_id, None), "kind": one.kind, "day": _day(one.time)} for one in reversed(past)
@@ -290,12 +290,10 @@ def _answer(shop: Shop, live: Live[LoadedModel], form: Form, response: Recommend
     }
 
 
-def _reasons(explanation: Any) -> list[Any]:
-    """The history items that raised the score most."""
-    if explanation is None:
-        return []
-    helped = [moved for moved in explanation.history if moved.change > 0]
-    return sorted(helped, key=lambda moved: -moved.change)[:NUM_REASONS]
+def _reasons(explanation: Explanation | None) -> dict[str, Any]:
+    """The history items that raised the score most, and those that moved it most."""
+    moved = [] if explanation is None else sorted(explanation.history, key=lambda one: -abs(one.change))
+    return {"reasons": [one for one in moved if one.change > 0][:NUM_REASONS], "most": moved[:NUM_MOVED]}
 
 
 def _day(time: float) -> str:
