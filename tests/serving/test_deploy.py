@@ -1,5 +1,6 @@
 """The container file, the systemd unit and the settings beside them, as far as can be checked without running them."""
 
+import itertools
 import json
 import re
 import shlex
@@ -9,7 +10,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
+from typer.testing import CliRunner
 
+from tesserec import cli
+from tesserec.serving import routes_system
 from tesserec.serving.config import read_service_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +77,27 @@ def test_the_settings_are_read_by_the_service() -> None:
     assert config.server.host == "0.0.0.0"
     (stop_s,) = unit()["TimeoutStopSec"]
     assert float(stop_s) > config.server.drain_s + config.server.shutdown_s
+
+
+def test_the_commands_are_those_of_the_command_line() -> None:
+    container = json.loads(dict(instructions())["CMD"])
+    (started,) = unit()["ExecStart"]
+    notes = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    (key,) = re.findall(r"tesserec (service key create .*)$", notes, re.M)
+    for words in (container, shlex.split(started)[1:], shlex.split(key)):
+        options = {word for word in words if word.startswith("--")}
+        names = list(itertools.takewhile(lambda word: word.isalpha() and len(word) > 1, words))
+        shown = CliRunner().invoke(cli.app, [*names[:3], "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+        assert shown.exit_code == 0, shown.output
+        assert options <= set(re.findall(r"--[a-z]+", shown.output))
+        assert options
+
+
+def test_prometheus_is_sent_where_the_service_listens() -> None:
+    text = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
+    assert f'["localhost:{read_service_config(DEPLOY / "service.toml").server.port}"]' in text
+    (path,) = re.findall(r"metrics_path: (\S+)", text)
+    assert path in {route.path for route in routes_system.router.routes if isinstance(route, APIRoute)}
 
 
 @needs_systemd
