@@ -60,12 +60,14 @@ def test_a_response_says_what_it_is() -> None:
         assert set(response.stages_ms) == {"filter", "history", "queue", "model", "slate", "total"}
         assert response.stages_ms["total"] >= response.stages_ms["model"] > 0
         assert response.notes == []
+        await asyncio.sleep(0)  # a list is logged after its reply
         await asyncio.to_thread(shop.store.check)
         logged = shop.store.impressions_of("u00", 0)
         assert [one.response_id for one in logged] == [response.response_id]
         assert list(logged[0].items) == ids(response)
         assert (logged[0].scenario, logged[0].rung, logged[0].propensities) == ("cart", "generative", None)
         await shop.engine.recommend(RecommendRequest(user_id="u00", k=3), shown=False)
+        await asyncio.sleep(0)  # a list is logged after its reply
         await asyncio.to_thread(shop.store.check)
         assert shop.store.impressions_of("u00", 0) == logged
 
@@ -124,6 +126,7 @@ def test_rules() -> None:
         assert ids(boosted) == [last.item_id, *ids(plain)[:3]]
         drawn = await ask(RecommendRequest(user_id="u00", k=4, sample=1.0))
         assert all(0 < (item.propensity or 0) <= 1 for item in drawn.items)
+        await asyncio.sleep(0)  # a list is logged after its reply
         await asyncio.to_thread(shop.store.check)
         logged = shop.store.impressions_of("u00", 0)[-1]
         assert logged.propensities == tuple(item.propensity for item in drawn.items)
@@ -336,6 +339,7 @@ def test_a_swap_of_versions_never_mixes() -> None:
         found.append(await shop.engine.recommend(RecommendRequest(user_id="u00", k=25)))
         assert {(one.model_version, one.rung) for one in found} == {(first, "generative"), (second, "cooccurrence")}
         assert all("n1" in ids(one) for one in found)
+        await asyncio.sleep(0)  # they are noted after the replies
         assert len(shop.engine.recent_requests) == len(found)
         await shop.engine.put_items([Item("n2", {"title": "kitchen red lamp"})])
         shop.versions.rollback()
@@ -351,6 +355,7 @@ def test_a_swap_of_versions_never_mixes() -> None:
 def test_a_deleted_user_is_nobody() -> None:
     async def scene(shop: Opened) -> None:
         await shop.engine.recommend(RecommendRequest(user_id="u00", k=3))
+        await asyncio.sleep(0)  # it is noted after the reply
         assert len(shop.engine.recent_requests) == 1
         assert await shop.engine.delete_user("u00") >= 12
         assert len(shop.engine.recent_requests) == 0

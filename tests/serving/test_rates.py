@@ -1,4 +1,4 @@
-"""Rate limits: the moving window, per key and per address."""
+"""Rate limits: so many at once, and what comes back, per key and per address."""
 
 import asyncio
 import time
@@ -20,20 +20,29 @@ def answers(limits: RateLimits, *requests: tuple[str | None, str]) -> list[int |
 def test_each_key_has_its_own_window() -> None:
     limits = RateLimits(RateConfig(per_key="2/minute", per_address=None))
     requests = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), (None, "1")]
-    assert answers(limits, *requests) == [None, None, 60, None, None]
+    assert answers(limits, *requests) == [None, None, 30, None, None]
 
 
 def test_an_address_counts_whoever_comes_from_it() -> None:
     limits = RateLimits(RateConfig(per_key=None, per_address="2/hour"))
     requests = [("a", "1"), (None, "1"), ("b", "1"), ("b", "2")]
-    assert answers(limits, *requests) == [None, None, 3600, None]
+    assert answers(limits, *requests) == [None, None, 1800, None]
 
 
-def test_the_window_moves() -> None:
+def test_requests_come_back_one_by_one() -> None:
     limits = RateLimits(RateConfig(per_key="3/second", per_address=None))
     assert answers(limits, *[("a", "1")] * 4) == [None, None, None, 1]
-    time.sleep(1.01)
-    assert answers(limits, ("a", "1")) == [None]
+    time.sleep(0.4)
+    assert answers(limits, *[("a", "1")] * 2) == [None, 1]
+
+
+def test_names_whose_requests_have_come_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tesserec.serving.rates.MAX_NAMES", 10)
+    limits = RateLimits(RateConfig(per_key=None, per_address="1000/second"))
+    for number in range(30):
+        assert answers(limits, (None, str(number))) == [None]
+        time.sleep(0.002)
+    assert len(limits._buckets["address"]._full_at) <= 10
 
 
 def test_no_limits_at_all() -> None:

@@ -120,18 +120,22 @@ class Asked:
         if len(slate.items) < self.request.k:
             self.notes.append(f"{len(slate.items)} items: no more are allowed")
         self.notes += [f"{rung} did not answer: {reason}" for rung, reason in climbed.fallen]
-        titles, ids = self.snapshot.titles, self.snapshot.items.ids
+        chosen = [placed.item for placed in slate.items]
+        titles, ids = (
+            self.snapshot.titles.at(chosen),
+            self.snapshot.items.to_ids(torch.tensor(chosen, dtype=torch.int64)),
+        )
         items = [
             Recommended(
-                item_id=ids[placed.item].as_py(),
+                item_id=str(item_id),
                 score=placed.score,
                 rank=rank,
-                title=titles[placed.item],
+                title=title,
                 propensity=placed.propensity,
                 cold=placed.cold,
                 explanation=None if explained is None else explained[0][rank - 1],
             )
-            for rank, placed in enumerate(slate.items, 1)
+            for rank, (placed, item_id, title) in enumerate(zip(slate.items, ids, titles, strict=True), 1)
         ]
         self.stages_ms |= {"queue": climbed.answered.queue_ms, "model": climbed.answered.model_ms}
         self.stages_ms["total"] = 1e3 * (time.perf_counter() - self.started)

@@ -283,7 +283,8 @@ class Engine:
             span.set_attribute("rung", climbed.rung)
             span.set_attribute("model_version", asked.model.version)
         response = await self._finish(asked, question, climbed, begun + total_s, total_s)
-        self._log(asked, response, deadline_ms, shown)
+        # After the reply is on its way: nobody waits for it.
+        asyncio.get_running_loop().call_soon(self._log, asked, response, deadline_ms, shown)
         return response
 
     async def _begin(self, request: RecommendRequest) -> Asked:
