@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from tesserec.errors import RecipeError, ServiceError
-from tesserec.terminal import JsonOption, bars, out, print_json, say
+from tesserec.terminal import JsonOption, bars, out, print_json, say, say_lines
 
 if TYPE_CHECKING:
     from tesserec.serving.batcher import Fault
@@ -85,20 +85,20 @@ def publish(
 
     with closing(open_store(store, home, namespace)) as opened:
         released = release(bundle, _versions(home, namespace), opened, force=force)
-    say(released.report.text())
+    say_lines(released.report.text())
     typer.echo(released.version)
 
 
 @service_app.command("rollback")
 def rollback(*, home: HomeOption, namespace: NamespaceOption = "default") -> None:
     """Make the version live that was before."""
-    typer.echo(_versions(home, namespace).rollback().live)
+    typer.echo(_versions_there(home, namespace).rollback().live)
 
 
 @service_app.command("versions")
 def versions(*, home: HomeOption, namespace: NamespaceOption = "default", as_json: JsonOption = False) -> None:
     """List the versions on disk."""
-    infos = _versions(home, namespace).infos()
+    infos = _versions_there(home, namespace).infos()
     if as_json:
         rows = [
             {
@@ -126,7 +126,7 @@ def canary(
     share: Annotated[float, typer.Option(help="Share of the users that it answers, in (0, 1].")] = 0.05,
 ) -> None:
     """Let a version answer a share of the users, or end that."""
-    pointer = _versions(home, namespace).canary(version, share)
+    pointer = _versions_there(home, namespace).canary(version, share)
     typer.echo("no canary" if pointer.canary is None else f"{pointer.canary.version} {pointer.canary.share:g}")
 
 
@@ -145,7 +145,7 @@ def nightly(
     settings = NightlyConfig(full=full, force=force)
     with bars() as progress:
         report = run_nightly(home, namespace, store_url=store, config=settings, progress=progress, tell=say)
-    say(report.text())
+    say_lines(report.text())
     typer.echo(report.version or "nothing new")
 
 
@@ -160,7 +160,7 @@ def backup(
     """Copy what the store of a shop knows, while the service goes on."""
     from tesserec.serving.open_store import open_store
 
-    _versions(home, namespace)
+    _versions_there(home, namespace)
     with closing(open_store(store, home, namespace)) as opened:
         opened.backup(file)
     typer.echo(str(file))
@@ -200,7 +200,10 @@ def create_key(
     """Make a key and print it, this once: it is kept as a digest only."""
     from tesserec.serving.keys import SCOPES, KeyRing
 
+    is_new = not home.is_dir()
     key, text = KeyRing(home / "keys.json").create(name, scope or SCOPES, namespace)
+    if is_new:
+        say(f"{home} was not there and is now: start the service with this --home")
     if as_json:
         print_json({"key_id": key.key_id, "scopes": list(key.scopes), "namespaces": key.namespaces, "key": text})
         return
@@ -213,7 +216,7 @@ def list_keys(*, home: HomeOption, as_json: JsonOption = False) -> None:
     """List the keys that were ever made."""
     from tesserec.serving.keys import KeyRing
 
-    keys = KeyRing(home / "keys.json").all()
+    keys = KeyRing(_there(home) / "keys.json").all()
     if as_json:
         rows = [dataclasses.asdict(key) for key in keys]
         print_json([{name: value for name, value in row.items() if name != "digest"} for row in rows])
@@ -230,7 +233,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="As `key list` shows i
     """Let a key open nothing any more."""
     from tesserec.serving.keys import KeyRing
 
-    typer.echo(KeyRing(home / "keys.json").revoke(key_id).key_id)
+    typer.echo(KeyRing(_there(home) / "keys.json").revoke(key_id).key_id)
 
 
 def _with_options(
@@ -283,6 +286,26 @@ def _versions(home: Path, namespace: str) -> Versions:
 
     check_namespace(namespace)
     return Versions(folder_of(home, namespace))
+
+
+def _versions_there(home: Path, namespace: str) -> Versions:
+    """Versions of a shop that there is, so that a misspelt name does not make one."""
+    from tesserec.serving.open_store import check_namespace
+    from tesserec.serving.opening import folder_of
+
+    check_namespace(namespace)
+    if not folder_of(_there(home), namespace).is_dir():
+        shops = ", ".join(sorted(one.name for one in folder_of(home, "").glob("*/"))) or "none"
+        raise ServiceError(
+            f"there is no shop {namespace!r} in {home}: check --home and --namespace, there are: {shops}"
+        )
+    return _versions(home, namespace)
+
+
+def _there(home: Path) -> Path:
+    if not home.is_dir():
+        raise ServiceError(f"there is no folder {home}: give as --home that of `tesserec serve`")
+    return home
 
 
 def _moment(time: float | None) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from tesserec.types import Progress
 
-__all__ = ["JsonOption", "bars", "out", "print_json", "say"]
+__all__ = ["JsonOption", "bars", "out", "print_json", "say", "say_lines"]
 
 WIDTH = 150
 """Columns of a table that goes to a file or a pipe."""
@@ -35,6 +35,11 @@ def print_json(value: Any) -> None:
 def say(line: str) -> None:
     """One line to a person, on standard error."""
     typer.echo(" ".join(line.split()), err=True)
+
+
+def say_lines(text: str) -> None:
+    """Several lines to a person, on standard error."""
+    typer.echo(text, err=True)
 
 
 @contextmanager

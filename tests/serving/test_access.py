@@ -72,7 +72,10 @@ def test_a_key_is_needed_once_there_is_one(ring: KeyRing) -> None:
     with pytest.raises(Refused, match="no API key") as refused:
         guarded.caller("GET", Kind.READ, LOCAL)
     assert refused.value.status == 401
-    assert refused.value.headers["WWW-Authenticate"].startswith("Bearer")
+    assert refused.value.headers["WWW-Authenticate"] == 'Bearer realm="tesserec"'
+    with pytest.raises(Refused, match="to a browser it is the password") as refused:
+        guarded.caller("GET", Kind.READ, {**LOCAL, b"accept": b"text/html,application/xhtml+xml"})
+    assert refused.value.headers["WWW-Authenticate"].startswith("Basic ")
     basic = b"Basic " + base64.b64encode(f"any:{text}".encode())
     for header in (
         {b"x-api-key": text.encode()},

@@ -76,21 +76,30 @@ def test_requests_that_cannot_be_followed(client: TestClient) -> None:
     )
     bad(client.post("/api/recommend", json={"k": [1] * 9, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}), 422, "and 1 more")
     bad(client.get("/api/items/nothing/similar"), 404, "there is no item 'nothing'")
-    bad(client.get("/api/nothing"), 404, "Not Found")
+    bad(client.get("/api/nothing"), 404, "/openapi.json has those there are")
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[" * 100_000, b'{"k":1e999}', b'"\xff"', b'{"user_id":"\\ud800"}', b"null"]
+    ("body", "why"),
+    [
+        (b"", "body: Field required"),
+        (b"{", "not JSON: Expecting property name enclosed in double quotes, at character 1"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"k":1e999}', "finite number"),
+        (b'"\xff"', "not UTF-8"),
+        (b'{"user_id":"\\ud800"}', "body.user_id"),
+        (b"null", "body: "),
+    ],
 )
-def test_bodies_that_are_no_json_or_mean(client: TestClient, body: bytes) -> None:
+def test_bodies_that_are_no_json_or_mean(client: TestClient, body: bytes, why: str) -> None:
     response = client.post("/api/recommend", content=body, headers={"Content-Type": "application/json"})
-    bad(response, response.status_code, "")
+    bad(response, response.status_code, why)
     assert response.status_code in (400, 422)
 
 
 def test_what_a_path_takes_instead(client: TestClient) -> None:
     response = client.request("DELETE", "/api/events")
-    bad(response, 405, "Method Not Allowed")
+    bad(response, 405, "DELETE is not what this path takes: POST")
     assert response.headers["allow"] == "POST"
     assert set(client.request("POST", "/api/items/i01").headers["allow"].split(", ")) == {
         "GET",
@@ -267,7 +276,7 @@ def test_versions_are_published_and_rolled_back(tmp_path: Path) -> None:
 def test_the_gate_is_asked_before_a_version_goes_live(tmp_path: Path) -> None:
     with served(tmp_path) as (service, client):
         worse = service.shop("default").versions.add(bundle("popular"))
-        bad(client.post("/api/admin/publish", json={"version": worse}), 409, "is not published. ")
+        bad(client.post("/api/admin/publish", json={"version": worse}), 409, "is not published: ")
         assert good(client.get("/api/admin/audit"))["entries"][0]["action"] == "publish refused"
         good(client.delete("/api/users/u03"))
         assert good(client.post("/api/admin/publish", json={"version": worse, "force": True}))["live"] == worse

@@ -78,7 +78,7 @@ def test_what_is_unknown_is_named() -> None:
     async def scene(shop: Opened) -> None:
         await shop.engine.add_events(bought("new", "i00", kind="view"))
         response = await shop.engine.recommend(RecommendRequest(user_id="new", history=["i01", "nothing"], k=30))
-        assert any("1 items of the history are not known and ignored: nothing" in note for note in response.notes)
+        assert any("1 item of the history is not known and ignored: nothing" in note for note in response.notes)
         assert any("events of kinds that the model does not read: view" in note for note in response.notes)
         assert any("24 items: no more are allowed" in note for note in response.notes)
         assert response.rung == "generative"

@@ -121,6 +121,7 @@ def test_keys_on_the_command_line(tmp_path: Path) -> None:
     assert [(one["name"], one["revoked"] is None) for one in listed] == [("a", False)]
     assert "digest" not in listed[0]
     assert "toys" in run("service", "key", "list", "--home", tmp_path).stdout
+    assert "was not there and is now" in run("service", "key", "create", "a", "--home", tmp_path / "new").stderr
     wrong = run("service", "key", "create", "a", "--home", tmp_path, "--scope", "raed")
     assert (wrong.exit_code, "did you mean read?" in wrong.stderr) == (2, True)
 
@@ -158,6 +159,25 @@ def test_backup_and_restore_on_the_command_line(tmp_path: Path) -> None:
     with Service(home):
         busy = run("service", "restore", copy, "--home", home)
     assert (busy.exit_code, "stop it, then restore" in busy.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["versions"], ["rollback"], ["canary"], ["backup", "copy.sqlite"], ["key", "list"], ["key", "revoke", "a"]],
+)
+def test_a_misspelt_home_or_shop_makes_nothing(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "home" / "namespaces" / "toys").mkdir(parents=True)
+    absent = run("service", *command, "--home", tmp_path / "hoem")
+    assert (absent.exit_code, "there is no folder" in absent.stderr) == (2, True)
+    assert [one.name for one in tmp_path.iterdir()] == ["home"]
+    if command[0] != "key":
+        other = run("service", *command, "--home", tmp_path / "home", "--namespace", "tosy")
+        assert (other.exit_code, "there is no shop 'tosy'" in other.stderr, "there are: toys" in other.stderr) == (
+            2,
+            True,
+            True,
+        )
+        assert [one.name for one in (tmp_path / "home" / "namespaces").iterdir()] == ["toys"]
 
 
 @pytest.mark.parametrize("fault", ["generative", "popularity=fails", "generative=soon", "oracle=1"])

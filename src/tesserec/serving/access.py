@@ -33,7 +33,8 @@ _SCOPE_OF: dict[Kind, Scope] = {
     Kind.ADMIN: "admin",
 }
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tesserec", Basic realm="tesserec", charset="UTF-8"'}
+_BEARER = {"WWW-Authenticate": 'Bearer realm="tesserec"'}
+_BASIC = {"WWW-Authenticate": 'Basic realm="tesserec", charset="UTF-8"'}
 
 
 @component
@@ -84,11 +85,14 @@ class Access:
             return _LOCAL
         text = _key_in(headers)
         if text is None:
-            detail = "no API key: send one as `Authorization: Bearer tsk_…`, or as `X-API-Key`"
-            raise Refused(401, detail, _CHALLENGE)
+            detail = (
+                "no API key: send one as `Authorization: Bearer tsk_…` or `X-API-Key`; to a browser it is the password"
+            )
+            raise Refused(401, detail, _challenge(headers))
         key = self.keys.verify(text)
         if key is None:
-            raise Refused(401, "the API key opens nothing: it is not complete, was revoked or never made", _CHALLENGE)
+            detail = "the API key opens nothing: it is not complete, was revoked or never made"
+            raise Refused(401, detail, _challenge(headers))
         # Who may make keys may do everything: they could make themselves one for it.
         if _SCOPE_OF[kind] not in key.scopes and "admin" not in key.scopes:
             raise Refused(403, f"the key has no scope {_SCOPE_OF[kind]!r}: it has {', '.join(key.scopes)}")
@@ -127,6 +131,14 @@ def _host_of(text: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0].lower()
     return text.partition(":")[0].lower()
+
+
+def _challenge(headers: dict[bytes, bytes]) -> dict[str, str]:
+    """How to send a key: a browser that opens a page asks its user for a password, others are told of Bearer.
+
+    One or the other, as Chromium asks nobody where a header has both.
+    """
+    return _BASIC if b"text/html" in headers.get(b"accept", b"") else _BEARER
 
 
 def _key_in(headers: dict[bytes, bytes]) -> str | None:

@@ -8,6 +8,7 @@ Routes are in the ``routes_*`` modules by topic. Whatever goes wrong in them is 
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -99,10 +100,17 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
+        headers, detail = dict(error.headers or {}), str(error.detail)
         if error.status_code == 405:
             headers["Allow"] = ", ".join(sorted(_methods_at(request)))
-        return problem_response(error.status_code, str(error.detail), request_id_of(request), headers)
+            detail = f"{request.method} is not what this path takes: {headers['Allow']}"
+        elif detail == HTTPStatus.NOT_FOUND.phrase:
+            detail = "there is no such path: /openapi.json has those there are, and a / of an id is written %2F"
+        elif isinstance(error.__cause__, RecursionError):
+            detail = "the body is nested too deeply"
+        elif isinstance(error.__cause__, UnicodeDecodeError):
+            detail = "the body is not UTF-8"
+        return problem_response(error.status_code, detail, request_id_of(request), headers)
 
     @app.exception_handler(DataError)
     async def data(request: Request, error: DataError) -> Response:

@@ -118,7 +118,7 @@ class Asked:
     ) -> RecommendResponse:
         """The answer, with what its time was spent on."""
         if len(slate.items) < self.request.k:
-            self.notes.append(f"{len(slate.items)} items: no more are allowed")
+            self.notes.append(_shorter(len(slate.items)))
         self.notes += [f"{rung} did not answer: {reason}" for rung, reason in climbed.fallen]
         chosen = [placed.item for placed in slate.items]
         titles, ids = (
@@ -174,7 +174,9 @@ class Asked:
     def _note(self, past: Past) -> None:
         if past.unknown_items:
             named = ", ".join(past.unknown_items[:_NAMED])
-            self.notes.append(f"{len(past.unknown_items)} items of the history are not known and ignored: {named}")
+            count = len(past.unknown_items)
+            what = "1 item of the history is" if count == 1 else f"{count} items of the history are"
+            self.notes.append(f"{what} not known and ignored: {named}")
         if past.unknown_kinds:
             self.notes.append(f"events of kinds that the model does not read: {', '.join(past.unknown_kinds)}")
         if past.is_empty:
@@ -190,3 +192,10 @@ def times_shown(impressions: Sequence[Impression], events: Sequence[Event]) -> d
             if reacted.get(item, -math.inf) < impression.time:
                 counts[item] = counts.get(item, 0) + 1
     return counts
+
+
+def _shorter(found: int) -> str:
+    """Why a list is shorter than asked for."""
+    if not found:
+        return "no items: none are allowed by the filter, the query and what is excluded"
+    return f"{found} item{'s' if found > 1 else ''}: no more are allowed"

@@ -74,9 +74,19 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def explained(errors: Sequence[Any]) -> str:
     """What is wrong with a request, in one line, from the errors of pydantic."""
-    parts = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}".removeprefix(": ") for one in errors]
+    parts = [_part(one) for one in errors]
     more = [] if len(parts) <= _MAX_ERRORS else [f"and {len(parts) - _MAX_ERRORS} more"]
     return "; ".join([*parts[:_MAX_ERRORS], *more])
+
+
+def _part(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "json_invalid":
+        return f"{where}: {error['msg']}".removeprefix(": ")
+    # FastAPI says where in the path of the field, pydantic in the message.
+    why = str(error["ctx"]["error"])
+    at = f", at character {error['loc'][-1]}" if error["loc"] else ""
+    return f"not JSON: {why}{at}".replace(" at line 1 column ", ", at character ")
 
 
 def request_id_of(request: Request) -> str:

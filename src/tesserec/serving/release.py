@@ -46,7 +46,8 @@ def release(
     report = gate(bundle, live, store, config, reading=versions.reading())
     if not report.accepted and not force:
         _audit(store, key_id, "publish refused", report)
-        raise ServiceError(f"the bundle is not published. {report.text()}\nPublish it with force if it must be.")
+        reasons = "; ".join(report.reasons)
+        raise ServiceError(f"{bundle.name} is not published: {reasons}. Publish it with force if it must be.")
     version = versions.add(bundle)
     deleted = deleted_users(versions.check(version), store)
     if deleted:
