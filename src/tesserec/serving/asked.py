@@ -120,22 +120,19 @@ class Asked:
         if len(slate.items) < self.request.k:
             self.notes.append(_shorter(len(slate.items)))
         self.notes += [f"{rung} did not answer: {reason}" for rung, reason in climbed.fallen]
-        chosen = [placed.item for placed in slate.items]
-        titles, ids = (
-            self.snapshot.titles.at(chosen),
-            self.snapshot.items.to_ids(torch.tensor(chosen, dtype=torch.int64)),
-        )
+        # One by one: a list of twenty is looked up together at three to thirty times the cost.
+        titles, ids = self.snapshot.titles, self.snapshot.items.ids
         items = [
             Recommended(
-                item_id=str(item_id),
+                item_id=ids[placed.item].as_py(),
                 score=placed.score,
                 rank=rank,
-                title=title,
+                title=titles[placed.item],
                 propensity=placed.propensity,
                 cold=placed.cold,
                 explanation=None if explained is None else explained[0][rank - 1],
             )
-            for rank, (placed, item_id, title) in enumerate(zip(slate.items, ids, titles, strict=True), 1)
+            for rank, placed in enumerate(slate.items, 1)
         ]
         self.stages_ms |= {"queue": climbed.answered.queue_ms, "model": climbed.answered.model_ms}
         self.stages_ms["total"] = 1e3 * (time.perf_counter() - self.started)

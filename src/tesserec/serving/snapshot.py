@@ -52,11 +52,6 @@ class Titles(Sequence[str]):
     def __len__(self) -> int:
         return len(self._columns[-1])
 
-    def at(self, indices: Sequence[int]) -> list[str]:
-        """Those of some items, which are looked up together."""
-        columns = (column.gather(list(indices)).to_list() for column in self._columns)
-        return [next((value for value in values if value), "") for values in zip(*columns, strict=True)]
-
     @overload
     def __getitem__(self, index: int) -> str: ...
 
