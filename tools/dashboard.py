@@ -83,6 +83,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Events", {"{{outcome}}": _rate("tesserec_events_total", "outcome")}, "short"),
         Panel("Commits", _quantiles("tesserec_commit_seconds"), "s"),
         Panel("Writes in a commit", _quantiles("tesserec_commit_writes")),
+        Panel("Deleted users in versions", {"{{namespace}}": f"tesserec_erasing_users{NAMESPACE}"}),
         Panel("Table revision", {"{{namespace}}": f"tesserec_table_revision{NAMESPACE}"}),
         Panel(
             "Items",

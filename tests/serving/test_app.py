@@ -12,6 +12,7 @@ import pytest
 from served_shop import bundle
 from services import CONFIG, served
 from starlette.testclient import TestClient
+from tests.serving.bundles import damage
 
 import shop
 from tesserec.bundle import Bundle, publish, save_manifest
@@ -302,6 +303,23 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None
         listed = good(client.get("/api/admin/versions"))
         assert (listed["live"], listed["canary"], listed["share"]) == (first, other, 0.5)
         assert good(client.get("/api/recommend/u01"))["items"]
+
+
+def test_deleted_users_who_are_still_on_disk_are_told(tmp_path: Path) -> None:
+    with served(tmp_path) as (service, client):
+        versions = service.shop("default").versions
+        other = publish_another(tmp_path, versions)
+        good(client.delete("/api/users/u03"))
+    damage(versions.path(other) / "users.parquet")
+    with served(tmp_path) as (service, client):
+        eraser = service.shop("default").eraser
+        limit = time.monotonic() + 60
+        while eraser.failure is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        (note,) = good(client.get("/api/admin/versions"))["notes"]
+        assert note.startswith("deleted users: ")
+        assert "users.parquet is damaged" in note
+        assert 'tesserec_erasing_users{namespace="default"} 1.0' in client.get("/metrics").text
 
 
 def copy_with_another_retriever(home: Path, name: str) -> Path:

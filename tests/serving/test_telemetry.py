@@ -89,6 +89,7 @@ def test_what_an_engine_and_its_store_tell():
     assert telemetry.namespace("shop") is shop
     waiting = [1, 2, 3]
     shop.watch_queue(lambda: len(waiting))
+    shop.watch_erasing(lambda: 2)
     shop.rung_failed("generative", "late")
     shop.breaker("generative", "open")
     shop.batch("generative", 7)
@@ -99,6 +100,7 @@ def test_what_an_engine_and_its_store_tell():
     shop.table(revision=9, num_items=100, num_cold=4)
     expected = {
         ("queue_depth",): 3,
+        ("erasing_users",): 2,
         ("rung_failures_total", "rung=generative", "reason=late"): 1,
         ("breaker", "rung=generative"): 1,
         ("breaker", "rung=dense"): 0,

@@ -49,14 +49,14 @@ class Admin:
         """What is on disk, and what answers."""
         infos = await asyncio.to_thread(self.shop.versions.infos)
         pointer = _pointer(self.shop)
-        canary = pointer.canary
+        canary, failure = pointer.canary, self.shop.eraser.failure
         return VersionsOut(
             versions=[_version(info) for info in infos],
             live=self.shop.deployment.current().version,
             previous=pointer.previous,
             canary=None if canary is None else canary.version,
             share=0.0 if canary is None else canary.share,
-            notes=self.shop.deployment.notes,
+            notes=[*self.shop.deployment.notes, *([] if failure is None else [f"deleted users: {failure}"])],
         )
 
     async def publish(self, version: str, *, force: bool) -> VersionsOut:

@@ -85,6 +85,7 @@ def open_shop(
         )
         engine.refresh()
         eraser = Eraser(versions, store)
+        telemetry.watch_erasing(lambda: eraser.waiting)
         eraser.start()
         telemetry.store_up(True)
         undo.pop_all()

@@ -149,6 +149,7 @@ class _Families:
         self.commit_writes = histogram("commit_writes", "Writes in a durable transaction", SIZES)
         self.commit_s = histogram("commit_seconds", "Durable transactions", STAGES_S)
         self.store_up = gauge("store_up", "Whether the store keeps and reads: 1 yes, 0 no")
+        self.erasing_users = gauge("erasing_users", "Deleted users who are still in versions on disk")
         self.table_revision = gauge("table_revision", "Revision of the items that answers show")
         self.items = gauge("items", "Items that can be shown")
         self.cold_items = gauge("cold_items", "Those of them added since the model was fitted")
@@ -191,6 +192,7 @@ class NamespaceTelemetry:
         for gauge in (
             families.queue_depth,
             families.store_up,
+            families.erasing_users,
             families.table_revision,
             families.items,
             families.cold_items,
@@ -226,6 +228,10 @@ class NamespaceTelemetry:
     def watch_queue(self, depth: Callable[[], float]) -> None:
         """Ask ``depth`` at each scrape for the number of requests that wait."""
         self._families.queue_depth.labels(self.name).set_function(depth)
+
+    def watch_erasing(self, waiting: Callable[[], float]) -> None:
+        """Ask ``waiting`` at each scrape for the number of deleted users who are still in versions on disk."""
+        self._families.erasing_users.labels(self.name).set_function(waiting)
 
     def events(self, accepted: int, duplicates: int) -> None:
         """Count events that were acknowledged."""
