@@ -1,4 +1,4 @@
-"""The alerts for Prometheus ask only for what a scrape of a running service has."""
+"""The alerts for Prometheus ask only for what a scrape of a running service has, and the run-book explains each."""
 
 import dataclasses
 import re
@@ -73,6 +73,11 @@ def test_every_metric_and_label_is_in_a_scrape(scraped: dict[str, set[str]]) -> 
 )
 def test_what_is_missing_is_named(scraped: dict[str, set[str]], expression: str, wrong: list[str]) -> None:
     assert missing(expression, scraped) == wrong
+
+
+def test_the_run_book_explains_each() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [name for name in rules() if f"`{name}`" not in text] == []
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool on the PATH: install prometheus")
