@@ -47,6 +47,7 @@ def root(tmp_path):
     write(tmp_path, "docs/methods.md", "old")
     write(tmp_path, "benchmarks/README.md", "# Benchmarks\n")
     write(tmp_path, "docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n")
+    write(tmp_path, "docs/reliability.md", "<!-- begin serving: written by `make docs` -->\n<!-- end serving -->\n")
     write(
         tmp_path,
         "README.md",
