@@ -21,7 +21,7 @@ from tesserec.terminal import JsonOption, bars, out, print_json, say, say_lines
 if TYPE_CHECKING:
     from tesserec.serving.batcher import Fault
     from tesserec.serving.config import ServiceConfig
-    from tesserec.serving.loaded_model import Rung
+    from tesserec.serving.rungs import Rung
     from tesserec.serving.versions import Versions
 
 __all__ = ["serve", "service_app"]
@@ -261,7 +261,7 @@ def _with_options(
 
 def _faults(texts: list[str]) -> dict[Rung, Fault]:
     from tesserec.serving.batcher import Fault
-    from tesserec.serving.loaded_model import RUNGS
+    from tesserec.serving.rungs import RUNGS
 
     faults: dict[Rung, Fault] = {}
     for text in texts:

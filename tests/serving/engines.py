@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from served_shop import bundle, stored_events
+from tests.serving.served_shop import bundle, stored_events
 
 from tesserec.bundle import Bundle
 from tesserec.serving.batcher import Fault
@@ -15,8 +15,9 @@ from tesserec.serving.deployment import Deployment, DeploymentConfig
 from tesserec.serving.engine import Engine, EngineConfig
 from tesserec.serving.ladder import Ladder, LadderConfig
 from tesserec.serving.live_catalog import LiveCatalog
-from tesserec.serving.loaded_model import LoadedModel, Rung
+from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.recent import RecentRequests
+from tesserec.serving.rungs import Rung
 from tesserec.serving.sqlite_store import SQLiteStore
 from tesserec.serving.versions import Versions
 

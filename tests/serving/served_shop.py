@@ -1,11 +1,11 @@
-"""The shop of ``tests/shop.py`` as bundles on disk, fitted once a process, and its events as a store has them."""
+"""The shop of ``tests/shop.py`` as bundles on disk, fitted once a test run, and its events as a store has them."""
 
 import functools
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import shop
+from shared import made_once
 from tesserec.bundle import publish
 from tesserec.pipeline import fit
 from tesserec.serving.loaded_model import LoadedModel
@@ -29,16 +29,16 @@ POPULAR: dict[str, Any] = {"class": shop.POPULARITY}
 _RETRIEVERS = {"mosaic": MOSAIC, "sasrec": SASREC, "counted": COUNTED, "popular": POPULAR}
 
 
-@functools.cache
 def bundle(name: str) -> Path:
     """A bundle with the retriever ``name``; not to be changed."""
-    baselines = {"ease": {"class": "tesserec.retrievers.ease:EASE"}} if name == "popular" else None
-    changes: dict[str, Any] = {"retriever": _RETRIEVERS[name], "fit": {"refit": False}}
-    if baselines is not None:
-        changes["baselines"] = baselines
-    folder = Path(tempfile.mkdtemp(prefix="served_shop_")) / name
-    publish(folder, fit(shop.recipe(**changes), *shop.data()))
-    return folder
+
+    def make(folder: Path) -> None:
+        changes: dict[str, Any] = {"retriever": _RETRIEVERS[name], "fit": {"refit": False}}
+        if name == "popular":
+            changes["baselines"] = {"ease": {"class": "tesserec.retrievers.ease:EASE"}}
+        publish(folder, fit(shop.recipe(**changes), *shop.data()))
+
+    return made_once(f"served_{name}", make)
 
 
 @functools.cache

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import engines
-from served_shop import bundle
 from starlette.testclient import TestClient
+from tests.serving import engines
+from tests.serving.served_shop import bundle
 
 from tesserec.serving.app import create_app
 from tesserec.serving.config import GuardConfig, ServiceConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from services import CONFIG, served
+from tests.serving.services import CONFIG, served
 
 from tesserec.serving.config import GuardConfig
 from tesserec.serving.rates import RateConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_shop import bundle
-from services import CONFIG, served
 from starlette.testclient import TestClient
 from tests.serving.bundles import damage
+from tests.serving.served_shop import bundle
+from tests.serving.services import CONFIG, served
 
 import shop
 from tesserec.bundle import Bundle, publish, save_manifest

@@ -4,12 +4,12 @@ import time
 
 import pytest
 import torch
-from served_shop import model
+from tests.serving.served_shop import model
 
 from tesserec.errors import DataError, ServiceError
 from tesserec.serving.batcher import Batcher, BatcherConfig, Fault, Faulty, QueueFull, TooLate
-from tesserec.serving.loaded_model import Rung
 from tesserec.serving.pasts import Question
+from tesserec.serving.rungs import Rung
 
 ALL = torch.ones(24, dtype=torch.bool)
 HOUR_S = 3600.0

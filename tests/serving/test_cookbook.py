@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connected import service_at
-from served_shop import bundle
+from tests.serving.connected import service_at
+from tests.serving.served_shop import bundle
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cookbook.md"
 ANYTHING = "…"

@@ -4,18 +4,18 @@ import threading
 import time
 
 import pytest
-from engines import Opened, opened, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served_shop import bundle
+from tests.serving.engines import Opened, opened, play
+from tests.serving.served_shop import bundle
 
 from tesserec.errors import DataError, StoreError, UnknownIdError
 from tesserec.recommender import NO_HISTORY, Recommender
 from tesserec.serving.batcher import Fault
 from tesserec.serving.engine import LATE_HISTORY, EngineConfig, Overloaded
 from tesserec.serving.ladder import LadderConfig
-from tesserec.serving.loaded_model import RUNGS
 from tesserec.serving.records import Event, Item
+from tesserec.serving.rungs import RUNGS
 from tesserec.serving.schemas import Boost, RecommendRequest
 
 DAY_S = 86_400.0

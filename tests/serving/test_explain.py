@@ -6,8 +6,8 @@ import functools
 
 import pytest
 import torch
-from served_shop import model as loaded
-from served_shop import stored_events
+from tests.serving.served_shop import model as loaded
+from tests.serving.served_shop import stored_events
 
 import shop
 from tesserec.data.requests import history_requests

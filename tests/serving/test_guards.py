@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from live import listening
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tests.serving.live import listening
 
 from tesserec.serving import guards
 from tesserec.serving.access import Access, AccessConfig

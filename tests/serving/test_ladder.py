@@ -4,12 +4,14 @@ import time
 
 import pytest
 import torch
-from served_shop import model
+from tests.serving.served_shop import model
 
 from tesserec.serving.batcher import BatcherConfig, Fault
 from tesserec.serving.ladder import Breaker, Ladder, LadderConfig
-from tesserec.serving.loaded_model import RUNGS, LoadedModel, Rung
+from tesserec.serving.loaded_model import LoadedModel
+from tesserec.serving.observer import Observer
 from tesserec.serving.pasts import Question
+from tesserec.serving.rungs import RUNGS, Rung
 
 ALL = torch.ones(24, dtype=torch.bool)
 BROKEN = Fault(fails=True)
@@ -19,7 +21,7 @@ def question(*items: str, k: int = 5) -> Question:
     return Question(model().read([], items), k, ALL)
 
 
-class Seen:
+class Seen(Observer):
     """An observer that remembers."""
 
     def __init__(self) -> None:

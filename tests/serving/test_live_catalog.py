@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served_shop import model
+from tests.serving.served_shop import model
 
 from tesserec.data.requests import history_requests
 from tesserec.errors import DataError, FilterError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from served_shop import bundle, model, stored_events
+from tests.serving.served_shop import bundle, model, stored_events
 
 import shop
 from tesserec.data.catalog import read_catalog
@@ -16,8 +16,9 @@ from tesserec.decoding.top_k import allowed_items
 from tesserec.errors import BundleError, DataError
 from tesserec.recommender import Recommender
 from tesserec.retrievers.mosaic import Mosaic
-from tesserec.serving.loaded_model import RUNGS, LoadedModel
+from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.pasts import Question, requests_of
+from tesserec.serving.rungs import RUNGS
 from tesserec.types import PAD, Catalog, Filters, Ragged
 
 USERS = ["u00", "u05", "u10", "u47", "u99"]

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 import torch
-from served_shop import stored_events
+from tests.serving.served_shop import stored_events
 
 import shop
 from tesserec.data.interactions import read_events

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from collector import collecting
-from connected import CONFIG, service_at
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
-from served_shop import bundle
+from tests.serving.collector import collecting
+from tests.serving.connected import CONFIG, service_at
+from tests.serving.served_shop import bundle
 
 from tesserec.errors import RequestError
 from tesserec.serving.client import Client, RetryConfig

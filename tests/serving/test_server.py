@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_shop import bundle
+from tests.serving.served_shop import bundle
 from typer.testing import CliRunner
 
 from tesserec.bundle import Bundle

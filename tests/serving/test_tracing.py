@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from collector import Collector, collecting
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from tests.serving.collector import Collector, collecting
 
 from tesserec.config import build
 from tesserec.errors import RecipeError, ServiceError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from connected import Running, service_at
-from served_shop import bundle
+from tests.serving.connected import Running, service_at
+from tests.serving.served_shop import bundle
 
 import tesserec
 

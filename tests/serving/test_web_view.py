@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from served_shop import model
+from tests.serving.served_shop import model
 
 from tesserec.errors import DataError
 from tesserec.serving.snapshot import CatalogSnapshot

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tesserec.errors import StoreError
-from tesserec.files import completed
+from tesserec.serving.durable import durable_file
 from tesserec.serving.sql_store import check_schema, prepare
-from tesserec.serving.sqlite_store import make_folder, sync, told
+from tesserec.serving.sqlite_store import told
 from tesserec.serving.store_rows import AUDIT, EVENT, IMPRESSION, ITEM, SQLITE_WORDS
 
 __all__ = ["COLUMNS", "checked_copy", "insertion", "last_sequence", "opened_backup", "write_backup"]
@@ -32,24 +32,19 @@ COLUMNS = {
 
 def write_backup(destination: Path, tables: Iterable[tuple[str, Iterable[Sequence[Any]]]], last: int) -> None:
     """Write rows of tables, and ``last``, the last sequence that was given, as a file that is there when complete."""
-    with told(destination):
-        make_folder(destination.parent)
-        with completed(destination) as part:
-            part.unlink(missing_ok=True)
-            connection = sqlite3.connect(part, isolation_level=None)
-            try:
-                connection.execute("BEGIN")
-                prepare(connection, SQLITE_WORDS, str(destination))
-                connection.execute("DELETE FROM meta")
-                for table, rows in tables:
-                    connection.executemany(insertion(table), rows)
-                connection.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
-                connection.execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (last,))
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
-            sync(part)
-        sync(destination.parent)
+    with told(destination), durable_file(destination) as part:
+        connection = sqlite3.connect(part, isolation_level=None)
+        try:
+            connection.execute("BEGIN")
+            prepare(connection, SQLITE_WORDS, str(destination))
+            connection.execute("DELETE FROM meta")
+            for table, rows in tables:
+                connection.executemany(insertion(table), rows)
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (last,))
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
 
 
 def insertion(table: str) -> str:
@@ -60,14 +55,10 @@ def insertion(table: str) -> str:
 
 def checked_copy(backup: Path, target: Path) -> None:
     """Copy a backup to ``target`` where it is sound; raises ``StoreError`` for one that is damaged or too new."""
-    with told(backup):
-        make_folder(target.parent)
-        with completed(target) as part:
-            shutil.copyfile(backup, part)
-            with opened_backup(part, str(backup)):
-                pass
-            sync(part)
-        sync(target.parent)
+    with told(backup), durable_file(target) as part:
+        shutil.copyfile(backup, part)
+        with opened_backup(part, str(backup)):
+            pass
 
 
 @contextmanager

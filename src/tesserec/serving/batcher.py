@@ -20,8 +20,9 @@ import torch
 
 from tesserec.config import Field, component
 from tesserec.errors import ServiceError
-from tesserec.serving.loaded_model import Answer, LoadedModel, Rung
+from tesserec.serving.loaded_model import Answer, LoadedModel
 from tesserec.serving.pasts import Question
+from tesserec.serving.rungs import Rung
 from tesserec.serving.timings import BatchTimes
 
 __all__ = ["Answered", "Batcher", "BatcherConfig", "Fault", "Faulty", "Job", "QueueFull", "TooLate"]

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["copy_file", "locked", "sync", "try_lock", "write_text"]
+from tesserec.files import completed
+
+__all__ = ["copy_file", "durable_file", "locked", "make_folder", "sync", "try_lock", "write_text"]
 
 
 def sync(path: Path) -> None:
@@ -23,6 +25,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they are there after a power cut too."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in missing:
+        sync(part.parent)
+
+
+@contextmanager
+def durable_file(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which is ``path`` and on disk at the end; folders are made if need be.
+
+    Raises ``DataError`` where ``path`` is a folder.
+    """
+    make_folder(path.parent)
+    with completed(path) as part:
+        part.unlink(missing_ok=True)
+        yield part
+        sync(part)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

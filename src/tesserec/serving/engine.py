@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from tesserec.config import Field, component
 from tesserec.errors import ServiceError, StoreError, UnknownIdError
@@ -30,6 +30,7 @@ from tesserec.serving.histories import Histories
 from tesserec.serving.ladder import Climbed, Ladder
 from tesserec.serving.live_catalog import Live, LiveCatalog
 from tesserec.serving.loaded_model import LoadedModel
+from tesserec.serving.observer import Observer
 from tesserec.serving.pasts import Question
 from tesserec.serving.recent import RecentRequests
 from tesserec.serving.records import Event, Impression, Item, Store, Value
@@ -37,7 +38,7 @@ from tesserec.serving.schemas import RecommendRequest, RecommendResponse, Search
 from tesserec.serving.snapshot import CatalogSnapshot
 from tesserec.serving.tracing import Tracing
 
-__all__ = ["Engine", "EngineConfig", "Overloaded", "Telling"]
+__all__ = ["Engine", "EngineConfig", "Overloaded"]
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,25 +72,6 @@ class EngineConfig:
     """Reads of the store at once."""
 
 
-class Telling(Protocol):
-    """Who wants to know what the engine did; any thread may call."""
-
-    def answered(self, response: RecommendResponse, scenario: str, deadline_ms: float | None = None) -> None:
-        """A list was answered."""
-
-    def events(self, accepted: int, duplicates: int) -> None:
-        """Events are on disk."""
-
-    def impressions(self, num_items: int) -> None:
-        """A list is on disk."""
-
-    def store_up(self, up: bool) -> None:
-        """Whether the store last did what it was asked."""
-
-    def table(self, revision: int, num_items: int, num_cold: int) -> None:
-        """The items changed."""
-
-
 class Engine:
     """Answers for one namespace. Its coroutines are used from one event loop; the rest from any thread."""
 
@@ -101,7 +83,7 @@ class Engine:
         *,
         config: EngineConfig | None = None,
         recent: RecentRequests | None = None,
-        telling: Telling | None = None,
+        observer: Observer | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """``recent`` is what ``deployment`` warms up new models with; ``ladder`` may be shared by namespaces."""
@@ -109,7 +91,8 @@ class Engine:
         self.ladder = ladder
         self.recent_requests = RecentRequests(self.config.num_recent) if recent is None else recent
         self.histories = Histories(store, self.config.num_histories)
-        self._store, self._deployment, self._telling = store, deployment, telling
+        self._store, self._deployment = store, deployment
+        self._observer = observer or Observer()
         self._tracing = tracing or Tracing()
         self._reads = ThreadPoolExecutor(self.config.reading_threads, "reads")
         self._rules = ThreadPoolExecutor(2, "rules")
@@ -219,8 +202,7 @@ class Engine:
         future.add_done_callback(lambda _: self.histories.added(events))
         new = await self._stored(future)
         accepted = sum(new)
-        if self._telling is not None:
-            self._telling.events(accepted, len(new) - accepted)
+        self._observer.events(accepted, len(new) - accepted)
         return accepted, len(new) - accepted
 
     async def delete_user(self, user_id: str) -> int:
@@ -254,9 +236,8 @@ class Engine:
         revisions = [live.refresh() for live in self._catalogs()]
         self._revision = max(self._revision, *revisions)
         _, snapshot = self._deployment.serving.live.model.snapshot
-        if self._telling is not None:
-            num_cold = len(snapshot) - snapshot.num_fitted
-            self._telling.table(snapshot.revision, len(snapshot), num_cold)
+        num_cold = len(snapshot) - snapshot.num_fitted
+        self._observer.table(snapshot.revision, len(snapshot), num_cold)
         return min(revisions)
 
     def close(self) -> None:
@@ -310,8 +291,7 @@ class Engine:
         except StoreError as error:
             LOGGER.error("the history of a user could not be read: %s", error)
             asked.notes.append(LATE_HISTORY)
-            if self._telling is not None:
-                self._telling.store_up(False)
+            self._observer.store_up(False)
 
     async def _finish(
         self, asked: Asked, question: Question, climbed: Climbed, deadline: float, total_s: float
@@ -349,8 +329,7 @@ class Engine:
         """What happens after an answer: nobody waits for it."""
         request = asked.request
         self.recent_requests.add(request.user_id, asked.events, request.history or (), request.k)
-        if self._telling is not None:
-            self._telling.answered(response, request.scenario, deadline_ms)
+        self._observer.answered(response, request.scenario, deadline_ms)
         if self.config.log_impressions and shown:
             self._keep([asked.impression(response)])
 
@@ -366,11 +345,10 @@ class Engine:
             error = None if done.cancelled() else done.exception()
             if error is not None:
                 LOGGER.error("%d lists could not be logged: %s", len(impressions), error)
-            if self._telling is not None:
-                self._telling.store_up(error is None)
-                if error is None:
-                    for one in impressions:
-                        self._telling.impressions(len(one.items))
+            self._observer.store_up(error is None)
+            if error is None:
+                for one in impressions:
+                    self._observer.impressions(len(one.items))
 
         future.add_done_callback(kept)
         return future
@@ -443,11 +421,9 @@ class Engine:
         try:
             result = await asyncio.wrap_future(future)
         except StoreError:
-            if self._telling is not None:
-                self._telling.store_up(False)
+            self._observer.store_up(False)
             raise
-        if self._telling is not None:
-            self._telling.store_up(True)
+        self._observer.store_up(True)
         return result
 
 

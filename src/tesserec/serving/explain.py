@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from tesserec.decoding.frontier import Distribution, Frontier, Generation
-from tesserec.serving.loaded_model import LoadedModel, Rung
+from tesserec.serving.loaded_model import LoadedModel
+from tesserec.serving.rungs import Rung
 from tesserec.serving.schemas import Explanation, Moved, RecommendRequest, Removed, Step
 from tesserec.serving.slate import Slate
 from tesserec.serving.snapshot import CatalogSnapshot

@@ -18,14 +18,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from tesserec.config import Field, component
 from tesserec.serving.batcher import Answered, Batcher, BatcherConfig, Fault, Job, QueueFull, TooLate
-from tesserec.serving.loaded_model import RUNGS, LoadedModel, Rung
+from tesserec.serving.loaded_model import LoadedModel
+from tesserec.serving.observer import Observer
 from tesserec.serving.pasts import Question
+from tesserec.serving.rungs import RUNGS, Rung
 
-__all__ = ["Breaker", "Climbed", "Ladder", "LadderConfig", "Observer"]
+__all__ = ["Breaker", "Climbed", "Ladder", "LadderConfig"]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,30 +54,6 @@ class LadderConfig:
     threads: Annotated[int, Field(ge=1)] = 1
     """Of torch in each worker; one leaves the other cores to HTTP."""
     batch: BatcherConfig = field(default_factory=BatcherConfig)
-
-
-class Observer(Protocol):
-    """Who wants to know what the ladder does; ``batch`` is called by its workers."""
-
-    def rung_failed(self, rung: str, reason: str) -> None:
-        """A request left ``rung`` for a lower one."""
-
-    def breaker(self, rung: str, state: str) -> None:
-        """A breaker changed to ``closed``, ``open`` or ``half_open``."""
-
-    def batch(self, rung: str, num_requests: int) -> None:
-        """So many requests were answered together."""
-
-
-class _Nobody:
-    def rung_failed(self, rung: str, reason: str) -> None:
-        pass
-
-    def breaker(self, rung: str, state: str) -> None:
-        pass
-
-    def batch(self, rung: str, num_requests: int) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +119,7 @@ class Ladder:
     ) -> None:
         """``faults`` is read at each batch, so that tests can change it while requests go on."""
         self.config = config or LadderConfig()
-        self._observer = observer or _Nobody()
+        self._observer = observer or Observer()
         self._batchers: dict[Rung, Batcher] = {
             rung: Batcher(
                 rung, self.config.batch, threads=self.config.threads, faults=faults, batched=self._observer.batch

@@ -1,12 +1,5 @@
 """``LoadedModel``: a bundle ready to answer, with the cheaper ways to answer that stand behind it.
 
-    rung                 answers with
-    generative           the retriever as it was fitted
-    dense                Mosaic's dense head alone; it shares the network
-    cooccurrence         what followed the last items of the history, counted
-    segment_popularity   what users of the same first code had
-    popularity           what is popular
-
 It is immutable: items that arrive make a new one, and the one before goes on answering for who holds it.
 """
 
@@ -18,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -28,47 +21,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tesserec.bundle import Bundle, Content
-from tesserec.config import fresh
 from tesserec.data.append import append_catalog
 from tesserec.data.requests import history_requests
 from tesserec.data.splits import has_repeats
 from tesserec.errors import DataError
 from tesserec.pipeline import extended_content, fit_context, restored
 from tesserec.recipe import Recipe, parse_recipe
-from tesserec.retrievers.cooccurrence import Cooccurrence
-from tesserec.retrievers.mosaic import Mosaic
 from tesserec.retrievers.popularity import Popularity
 from tesserec.serving.pasts import Past, Question, Reader, requests_of
 from tesserec.serving.records import Event
-from tesserec.serving.segments import SegmentPopularity, segments_of
+from tesserec.serving.rungs import Answers, Rung, counted, grown_rungs, of_first_items, restored_for, rungs_of
+from tesserec.serving.segments import SegmentPopularity
 from tesserec.types import (
     PAD,
     Candidates,
     Catalog,
-    Filters,
-    FitContext,
-    History,
-    Interactions,
-    Ragged,
     Requests,
-    Retriever,
     TakesNewItems,
     Vocabulary,
     as_numpy,
     silent,
 )
 
-__all__ = ["RUNGS", "Answer", "LoadedModel", "Rung"]
-
-Rung = Literal["generative", "dense", "cooccurrence", "segment_popularity", "popularity"]
-RUNGS: tuple[Rung, ...] = ("generative", "dense", "cooccurrence", "segment_popularity", "popularity")
-"""The ladder, from the top."""
+__all__ = ["Answer", "LoadedModel"]
 
 _CHUNK = 512
 """Popular items that are looked at at once."""
-
-Counter = TypeVar("Counter", Cooccurrence, Popularity)
-Restored = TypeVar("Restored", bound=Retriever)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +55,6 @@ class Answer:
 
     items: tuple[int, ...]
     scores: tuple[float, ...]
-
-
-class _Answers(Protocol):
-    def retrieve(self, requests: Requests, k: int) -> Candidates:
-        """As of ``Retriever``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +71,7 @@ class LoadedModel:
     content: Content
     reader: Reader
     """How it reads events."""
-    answers: Mapping[Rung, _Answers]
+    answers: Mapping[Rung, Answers]
     """Rung → what answers, from the top; the lowest is always ``popularity``."""
     fitted: Fitted
     """What else is remembered of the fit."""
@@ -113,7 +86,7 @@ class LoadedModel:
         context = dataclasses.replace(fit_context(recipe, bundle.content, silent), derived_folder=derived)
         retriever = restored(recipe.retriever, bundle.serving, catalog, context)
         excludes = recipe.split.exclude_history
-        newcomers = _counted(Popularity(), events, catalog)
+        newcomers = counted(Popularity(), events, catalog)
         model = cls(
             version=version,
             recipe=recipe,
@@ -121,7 +94,7 @@ class LoadedModel:
             num_fitted=len(events.items),
             content=bundle.content,
             reader=Reader.of(events),
-            answers=_ladder(retriever, newcomers, events, catalog, bundle.content),
+            answers=rungs_of(retriever, newcomers, events, catalog, bundle.content),
             fitted=Fitted(_as_text(events.users), not has_repeats(events) if excludes is None else excludes, newcomers),
         )
         model.warm_up()
@@ -209,8 +182,8 @@ class LoadedModel:
             return self
         content = extended_content(self.recipe, self.content, catalog)
         context = fit_context(self.recipe, content, silent)
-        answers = _grown(self.answers, catalog, content, context)
-        newcomers = _restored_for(self.fitted.newcomers, catalog, context)
+        answers = grown_rungs(self.answers, catalog, content, context)
+        newcomers = restored_for(self.fitted.newcomers, catalog, context)
         fitted = dataclasses.replace(self.fitted, newcomers=newcomers)
         model = dataclasses.replace(self, catalog=catalog, content=content, answers=answers, fitted=fitted)
         model.warm_up()
@@ -263,7 +236,7 @@ class LoadedModel:
         answers = self.answers[rung]
         if isinstance(answers, SegmentPopularity | TakesNewItems) or self.num_fitted == len(self.catalog):
             return answers.retrieve(requests, k)
-        return answers.retrieve(_of_first_items(requests, self.num_fitted), k)
+        return answers.retrieve(of_first_items(requests, self.num_fitted), k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,83 +249,11 @@ class Fitted:
     """Of all events: what answers who has no positive event, as in ``Recommender``."""
 
 
-def _ladder(
-    retriever: Retriever, popularity: Popularity, events: Interactions, catalog: Catalog, content: Content
-) -> dict[Rung, _Answers]:
-    """What answers on each rung; counts that the retriever does not have are made of ``events``."""
-    if isinstance(retriever, Popularity):
-        return {"popularity": retriever}
-    rungs: dict[Rung, _Answers] = {}
-    if isinstance(retriever, Cooccurrence):
-        rungs["cooccurrence"] = retriever
-    elif isinstance(retriever, Mosaic):
-        rungs |= {"generative": retriever, "dense": retriever.answering("dense")}
-        rungs["cooccurrence"] = retriever.cooccurrence
-    else:
-        rungs |= {"generative": retriever, "cooccurrence": _counted(Cooccurrence(), events, catalog)}
-    segment_N = segments_of(catalog, content)
-    if segment_N is not None:
-        rungs["segment_popularity"] = SegmentPopularity.fitted(events, segment_N, popularity.share_N())
-    return {**rungs, "popularity": popularity}
-
-
-def _counted(counter: Counter, events: Interactions, catalog: Catalog) -> Counter:
-    counter.fit(events, catalog, FitContext())
-    return counter
-
-
-def _grown(
-    answers: Mapping[Rung, _Answers], catalog: Catalog, content: Content, context: FitContext
-) -> dict[Rung, _Answers]:
-    """New retrievers for a larger catalog, in place of those that take new items."""
-    grown: dict[Rung, _Answers] = {}
-    for rung, old in reversed(list(answers.items())):
-        if isinstance(old, SegmentPopularity):
-            segment_N = segments_of(catalog, content)
-            assert segment_N is not None, "a catalog that grows keeps its codes and domains"
-            grown[rung] = old.grown(segment_N, cast("Popularity", grown["popularity"]).share_N())
-        elif isinstance(old, Mosaic) and rung == "dense":
-            continue  # a view of the generative rung
-        elif isinstance(old, Retriever) and isinstance(old, TakesNewItems):
-            grown[rung] = _restored_for(old, catalog, context)
-        else:
-            grown[rung] = old
-    top = grown.get("generative")
-    if isinstance(top, Mosaic):
-        grown |= {"dense": top.answering("dense"), "cooccurrence": top.cooccurrence}
-    return {rung: grown[rung] for rung in answers}
-
-
-def _restored_for(old: Restored, catalog: Catalog, context: FitContext) -> Restored:
-    made = fresh(old)
-    made.restore(old.state(), catalog, context)
-    return made
-
-
 def _in_order(popularity: Popularity) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """All items from the most popular on, of equals the lower first, and their scores."""
     scores_N = as_numpy(popularity.score_all(history_requests([[]]))[0])
     items = np.argsort(-scores_N, kind="stable")
     return items, scores_N[items]
-
-
-def _of_first_items(requests: Requests, number: int) -> Requests:
-    """The requests in terms of the first ``number`` items: the others are neither read nor answered."""
-    history, filters = requests.history, requests.filters
-    keep = history.items < number
-    ends = torch.cat([torch.zeros(1, dtype=torch.int64), keep.long().cumsum(0)])
-    first = History(ends[history.offsets], history.items[keep], {k: v[keep] for k, v in history.columns.items()})
-    excluded = None if filters.excluded is None else _ragged_below(filters.excluded, number)
-    available_N = None if filters.available_N is None else filters.available_N[:number]
-    allowed = None if filters.allowed is None else _ragged_below(filters.allowed, number)
-    only = Filters(filters.exclude_history, excluded, available_N, allowed)
-    return dataclasses.replace(requests, history=first, filters=only)
-
-
-def _ragged_below(rows: Ragged, number: int) -> Ragged:
-    keep = rows.values < number
-    ends = torch.cat([torch.zeros(1, dtype=torch.int64), keep.long().cumsum(0)])
-    return Ragged(ends[rows.offsets], rows.values[keep])
 
 
 def _with_text_ids(catalog: Catalog) -> Catalog:

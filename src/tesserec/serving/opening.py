@@ -16,10 +16,11 @@ from tesserec.serving.engine import Engine
 from tesserec.serving.erase import Eraser
 from tesserec.serving.ladder import Ladder
 from tesserec.serving.live_catalog import LiveCatalog
-from tesserec.serving.loaded_model import LoadedModel, Rung
+from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.open_store import open_store
 from tesserec.serving.recent import RecentRequests
 from tesserec.serving.records import Store
+from tesserec.serving.rungs import Rung
 from tesserec.serving.shop import Shop
 from tesserec.serving.telemetry import NamespaceTelemetry
 from tesserec.serving.tracing import Tracing
@@ -81,7 +82,7 @@ def open_shop(
         ladder = Ladder(config.ladder, faults=faults, observer=telemetry)
         telemetry.watch_queue(lambda: ladder.depth)
         engine = Engine(
-            store, deployment, ladder, config=config.engine, recent=recent, telling=telemetry, tracing=tracing
+            store, deployment, ladder, config=config.engine, recent=recent, observer=telemetry, tracing=tracing
         )
         engine.refresh()
         eraser = Eraser(versions, store)

@@ -20,9 +20,9 @@ from tesserec.serving.batcher import Fault
 from tesserec.serving.config import ServiceConfig
 from tesserec.serving.durable import try_lock
 from tesserec.serving.keys import KeyRing
-from tesserec.serving.loaded_model import Rung
 from tesserec.serving.opening import open_shop
 from tesserec.serving.problems import Refused
+from tesserec.serving.rungs import Rung
 from tesserec.serving.shop import Shop
 from tesserec.serving.telemetry import Telemetry
 from tesserec.serving.tracing import Tracing

@@ -6,7 +6,6 @@ the group commit, and a pool of those that read, which never wait for it. Delete
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
@@ -14,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tesserec.errors import StoreError
-from tesserec.files import completed
+from tesserec.serving.durable import durable_file, make_folder
 from tesserec.serving.sql_store import Session, SQLStore, prepare
 from tesserec.serving.store_rows import SQLITE_WORDS
 
-__all__ = ["SQLiteStore", "make_folder", "sync", "told"]
+__all__ = ["SQLiteStore", "told"]
 
 BUSY_S = 5.0
 """How long a write waits for another process that writes to the file."""
@@ -48,15 +47,12 @@ class SQLiteStore(SQLStore):
 
     def backup(self, destination: Path) -> None:
         """A compact copy as of now, at ``destination`` when it is complete and on disk; writes go on meanwhile."""
-        with told(destination), completed(destination) as part:
-            part.unlink(missing_ok=True)
+        with told(destination), durable_file(destination) as part:
             connection = _connect(self._path)
             try:
                 connection.execute("VACUUM INTO ?", (str(part),))
             finally:
                 connection.close()
-            sync(part)
-        sync(destination.parent)
 
 
 class _File:
@@ -124,23 +120,6 @@ class _File:
         while self._idle:
             self._idle.pop().close()
         self._writer.close()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they are there after a power cut too."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in missing:
-        sync(part.parent)
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from tesserec.config import Field, component
+from tesserec.serving.observer import Observer
 from tesserec.serving.schemas import RecommendResponse
 
 __all__ = [
@@ -159,7 +160,7 @@ class _Families:
         self.swaps = counter("swaps", "Changes of the version that answers", "kind")
 
 
-class NamespaceTelemetry:
+class NamespaceTelemetry(Observer):
     """The metrics of one namespace; may be called from any thread. Made by ``Telemetry.namespace``."""
 
     def __init__(self, families: _Families, name: str, scenarios: tuple[str, ...]) -> None:
