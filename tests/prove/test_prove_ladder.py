@@ -20,7 +20,7 @@ from tests.serving.servers import PostgresServer
 from tests.serving.serving_process import Load, ServingProcess, event, until
 
 from tesserec.serving.engine import LATE_HISTORY
-from tesserec.serving.loaded_model import RUNGS
+from tesserec.serving.rungs import RUNGS
 
 DEADLINE_S = 1.0
 LATEST_S = 2.0
