@@ -11,7 +11,7 @@ from typing import Any
 
 from tesserec.errors import StoreError
 from tesserec.serving.durable import durable_file
-from tesserec.serving.sql_store import check_schema, prepare
+from tesserec.serving.sql_statements import check_schema, prepare
 from tesserec.serving.sqlite_store import told
 from tesserec.serving.store_rows import AUDIT, EVENT, IMPRESSION, ITEM, SQLITE_WORDS
 

@@ -28,7 +28,8 @@ from psycopg import sql
 from tesserec.errors import StoreError
 from tesserec.serving.backup_file import COLUMNS, insertion, last_sequence, opened_backup, write_backup
 from tesserec.serving.group_commit import Unavailable
-from tesserec.serving.sql_store import Cursor, Session, SQLStore, in_chunks, prepare
+from tesserec.serving.sql_statements import Cursor, Session, prepare
+from tesserec.serving.sql_store import SQLStore, in_chunks
 
 __all__ = ["PostgresStore"]
 

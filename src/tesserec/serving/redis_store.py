@@ -33,7 +33,8 @@ from tesserec.serving.backup_file import COLUMNS, last_sequence, opened_backup, 
 from tesserec.serving.group_commit import GroupCommit, Unavailable
 from tesserec.serving.records import Audit, Event, Impression, Item, Revised, StoredEvent, UserData
 from tesserec.serving.redis_script import APPLY
-from tesserec.serving.sql_store import check_version, in_chunks
+from tesserec.serving.sql_statements import check_version
+from tesserec.serving.sql_store import in_chunks
 from tesserec.serving.store_rows import (
     SCHEMA,
     audit_of,

@@ -6,8 +6,7 @@ Statements are written with ``?`` for their parameters.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,64 +15,29 @@ from itertools import chain, groupby, islice
 from typing import Any, Protocol, TypeVar
 
 from tesserec.errors import StoreError
+from tesserec.serving import sql_statements as sql
 from tesserec.serving.group_commit import GroupCommit
 from tesserec.serving.records import Audit, Event, Impression, Item, Revised, StoredEvent, UserData
+from tesserec.serving.sql_statements import Session
 from tesserec.serving.store_rows import (
     AUDIT,
     EVENT,
     IMPRESSION,
     ITEM,
-    SCHEMA,
-    TABLES,
     audit_of,
     audit_row,
-    digest,
     event_of,
-    event_row,
     impression_of,
-    impression_row,
     item_of,
-    item_row,
 )
 
-__all__ = [
-    "IMPORTED_AT_ONCE",
-    "Cursor",
-    "Database",
-    "SQLStore",
-    "Session",
-    "check_schema",
-    "check_version",
-    "in_chunks",
-    "prepare",
-]
+__all__ = ["IMPORTED_AT_ONCE", "Database", "SQLStore", "in_chunks"]
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
 IMPORTED_AT_ONCE = 10_000
 """Events of an import that share a transaction; other writes wait for one of these at most."""
-ROWS_A_STATEMENT = 500
-
-
-class Cursor(Protocol):
-    """What a statement answered."""
-
-    def fetchone(self) -> Any:
-        """The next row, or None."""
-
-    def fetchall(self) -> list[Any]:
-        """All rows that are left."""
-
-
-class Session(Protocol):
-    """A connection, to one thread at a time."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
-        """Run a statement."""
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
-        """Run a statement for each row."""
 
 
 class Database(Protocol):
@@ -108,11 +72,11 @@ class SQLStore:
 
     def put_items(self, items: Sequence[Item]) -> Future[int]:
         """The revision that has these items."""
-        return self._group.submit(lambda session: _put_items(session, items))
+        return self._group.submit(lambda session: sql.put_items(session, items))
 
     def add_impressions(self, impressions: Sequence[Impression]) -> Future[None]:
         """Keep answers, each ``response_id`` once; those to a deleted user without his id."""
-        return self._group.submit(lambda session: _add_impressions(session, impressions))
+        return self._group.submit(lambda session: sql.add_impressions(session, impressions))
 
     def add_audit(self, entry: Audit) -> Future[None]:
         """Keep an administrator's action."""
@@ -127,7 +91,7 @@ class SQLStore:
 
         def write(session: Session) -> int:
             self._to_scrub = True
-            return _delete_user(session, user_id)
+            return sql.delete_user(session, user_id)
 
         return self._group.submit(write)
 
@@ -138,8 +102,8 @@ class SQLStore:
             return 0
         num_new = 0
         for chunk in in_chunks(chain.from_iterable(events), IMPORTED_AT_ONCE):
-            num_new += self._group.submit(partial(_import, source=source, events=chunk)).result()
-        self._group.submit(lambda session: _note_import(session, source, complete=True)).result()
+            num_new += self._group.submit(partial(sql.import_events, source=source, events=chunk)).result()
+        self._group.submit(lambda session: sql.note_import(session, source, complete=True)).result()
         return num_new
 
     def history(self, user_id: str, limit: int) -> list[Event]:
@@ -189,7 +153,7 @@ class SQLStore:
     def is_deleted(self, user_id: str) -> bool:
         """Whether the user is deleted and sent nothing since."""
         with self._database.reading() as session:
-            return bool(_deleted(session, [user_id]))
+            return bool(sql.deleted_digests(session, [user_id]))
 
     def audit(self, limit: int) -> list[Audit]:
         """The last entries, latest first."""
@@ -203,7 +167,7 @@ class SQLStore:
 
     def check(self) -> None:
         """A number in the files grows by one, and is read again over another connection."""
-        number = self._group.submit(lambda session: _raise_by_one(session, "check")).result()
+        number = self._group.submit(lambda session: sql.raise_by_one(session, "check")).result()
         [(found,)] = self._rows("SELECT value FROM meta WHERE name = 'check'")
         if int(found) < number:
             raise StoreError(f"{self._database.name}: {number} was written and {found} read: do not trust this disk")
@@ -239,36 +203,10 @@ class _AddEvents:
     events: Sequence[Event]
 
     def __call__(self, session: Session) -> list[bool]:
-        return _add_events(session, self.events)
+        return sql.add_events(session, self.events)
 
 
 _Write = Callable[[Session], Any]
-
-
-def prepare(session: Session, words: Mapping[str, str], name: str) -> None:
-    """Make the tables where they are missing; raises ``StoreError`` for tables of a newer version than these."""
-    session.execute(TABLES[0].format(**words))
-    check_schema(session, name)
-    for table in TABLES[1:]:
-        session.execute(table.format(**words))
-    first = {"schema": str(SCHEMA), "salt": secrets.token_hex(16), "revision": "0", "check": "0"}
-    session.executemany("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO NOTHING", list(first.items()))
-
-
-def check_schema(session: Session, name: str) -> None:
-    """Raise ``StoreError`` for tables of a newer version than these."""
-    found = session.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    if found:
-        check_version(int(found[0]), name)
-
-
-def check_version(found: int, name: str) -> None:
-    """Raise ``StoreError`` for a version that is newer than ``SCHEMA``."""
-    if found > SCHEMA:
-        raise StoreError(
-            f"{name} was written by a newer tesserec (its tables are of version {found}, this one knows {SCHEMA}): "
-            "update tesserec"
-        )
 
 
 def in_chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -278,91 +216,6 @@ def in_chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _add_events(session: Session, events: Sequence[Event]) -> list[bool]:
-    new: set[str] = set()
-    for start in range(0, len(events), ROWS_A_STATEMENT):
-        rows = [event_row(event) for event in events[start : start + ROWS_A_STATEMENT]]
-        places = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows))
-        inserted = session.execute(
-            f"INSERT INTO events ({EVENT}) VALUES {places} ON CONFLICT DO NOTHING RETURNING event_id",
-            list(chain.from_iterable(rows)),
-        )
-        new.update(event_id for (event_id,) in inserted.fetchall())
-    users = sorted({event.user_id for event in events if event.event_id in new})
-    session.executemany("INSERT INTO users VALUES (?) ON CONFLICT DO NOTHING", [(user_id,) for user_id in users])
-    returned = _deleted(session, users)
-    session.executemany("DELETE FROM deleted WHERE digest = ?", [(known,) for known in returned.values()])
-    is_new = []
-    for event in events:
-        is_new.append(event.event_id in new)
-        new.discard(event.event_id)  # the second of two with one id in the same list is not new
-    return is_new
-
-
 def _add_together(session: Session, writes: Sequence[Any]) -> list[list[bool]]:
-    is_new = iter(_add_events(session, [event for write in writes for event in write.events]))
+    is_new = iter(sql.add_events(session, [event for write in writes for event in write.events]))
     return [list(islice(is_new, len(write.events))) for write in writes]
-
-
-def _put_items(session: Session, items: Sequence[Item]) -> int:
-    revision = _raise_by_one(session, "revision")
-    session.executemany(
-        f"""INSERT INTO items ({ITEM}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
-            revision = excluded.revision, attributes = excluded.attributes, available = excluded.available,
-            deleted = excluded.deleted""",
-        [item_row(item, revision) for item in items],
-    )
-    return revision
-
-
-def _add_impressions(session: Session, impressions: Sequence[Impression]) -> None:
-    deleted = _deleted(session, [shown.user_id for shown in impressions if shown.user_id is not None])
-    rows = [impression_row(impression) for impression in impressions]
-    session.executemany(
-        f"INSERT INTO impressions ({IMPRESSION}) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [(response_id, time, None if user in deleted else user, content) for response_id, time, user, content in rows],
-    )
-
-
-def _delete_user(session: Session, user_id: str) -> int:
-    gone = 0
-    for table, number in (("events", "sequence"), ("impressions", "number")):
-        gone += len(session.execute(f"DELETE FROM {table} WHERE user_id = ? RETURNING {number}", (user_id,)).fetchall())
-    session.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
-    session.execute("INSERT INTO deleted VALUES (?) ON CONFLICT DO NOTHING", (digest(_salt(session), user_id),))
-    return gone
-
-
-def _import(session: Session, source: str, events: Sequence[Event]) -> int:
-    deleted = _deleted(session, sorted({event.user_id for event in events}))
-    _note_import(session, source, complete=False)
-    return sum(_add_events(session, [event for event in events if event.user_id not in deleted]))
-
-
-def _note_import(session: Session, source: str, *, complete: bool) -> None:
-    session.execute(
-        "INSERT INTO imports VALUES (?, ?) ON CONFLICT (source) DO UPDATE SET complete = excluded.complete",
-        (source, int(complete)),
-    )
-
-
-def _deleted(session: Session, users: Sequence[str]) -> dict[str, str]:
-    """Those of these users who are deleted, with their digests."""
-    if not users or session.execute("SELECT 1 FROM deleted LIMIT 1").fetchone() is None:
-        return {}
-    salt, found = _salt(session), {}
-    for user_id in users:
-        known = digest(salt, user_id)
-        if session.execute("SELECT 1 FROM deleted WHERE digest = ?", (known,)).fetchone():
-            found[user_id] = known
-    return found
-
-
-def _salt(session: Session) -> str:
-    return str(session.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0])
-
-
-def _raise_by_one(session: Session, name: str) -> int:
-    number = int(session.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]) + 1
-    session.execute("UPDATE meta SET value = ? WHERE name = ?", (str(number), name))
-    return number

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tesserec.errors import StoreError
 from tesserec.serving.durable import durable_file, make_folder
-from tesserec.serving.sql_store import Session, SQLStore, prepare
+from tesserec.serving.sql_statements import Session, prepare
+from tesserec.serving.sql_store import SQLStore
 from tesserec.serving.store_rows import SQLITE_WORDS
 
 __all__ = ["SQLiteStore", "told"]

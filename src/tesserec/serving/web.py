@@ -11,9 +11,7 @@ import asyncio
 import datetime
 import functools
 import importlib.resources
-from dataclasses import dataclass, replace
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import jinja2
 import markupsafe
@@ -27,9 +25,10 @@ from tesserec.serving.api import passed_of, service_of, shop_of
 from tesserec.serving.live_catalog import Live
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.problems import Refused
-from tesserec.serving.schemas import Explanation, RecommendRequest, RecommendResponse
+from tesserec.serving.schemas import Explanation, RecommendResponse
 from tesserec.serving.shop import Shop
 from tesserec.serving.web_compare import NUM_COMPARED, compared
+from tesserec.serving.web_form import Form
 from tesserec.serving.web_view import palette_of, read_prefix, tree_of
 
 __all__ = ["router"]
@@ -60,54 +59,6 @@ _FILES = {
 }
 
 Words = Annotated[str, Query(max_length=1000)]
-
-
-@dataclass(frozen=True)
-class Form:
-    """What was typed on the first page."""
-
-    user: str = ""
-    history: tuple[str, ...] = ()
-    find: str = ""
-    k: str = "10"
-    diversity: str = "0"
-    query: str = ""
-    filter: str = ""
-    explain: bool = False
-
-    @classmethod
-    def of(cls, request: Request) -> Form:
-        """The fields of a page's address, with the item that was added or taken out."""
-        given = request.query_params
-        history = given.getlist("history")
-        if given.get("remove", "").isdecimal():
-            del history[int(given["remove"]) : int(given["remove"]) + 1]
-        history += given.getlist("add")
-        texts = {name: given[name] for name in ("user", "find", "k", "diversity", "query", "filter") if name in given}
-        form = cls(history=tuple(history), explain="explain" in given, **{k: v.strip() for k, v in texts.items()})
-        return replace(form, find="") if "add" in given else form
-
-    def address(self) -> str:
-        """The query of this form's page, without what is only being looked for."""
-        plain = {name: getattr(self, name) for name in ("user", "k", "diversity", "query", "filter")}
-        wanted = {name: value for name, value in plain.items() if value and value != getattr(Form, name)}
-        flags = {"explain": "1"} if self.explain else {}
-        return urlencode({**wanted, "history": list(self.history), **flags}, doseq=True)
-
-    def request(self) -> RecommendRequest | None:
-        """What is asked for; None where it is nothing yet. Raises pydantic's ``ValidationError``."""
-        if not (self.user or self.history or self.query):
-            return None
-        fields = {
-            "user_id": self.user or None,
-            "history": list(self.history) or None,
-            "query": self.query or None,
-            "k": self.k or "10",
-            "filter": self.filter or None,
-            "diversity": self.diversity or "0",
-            "explain": self.explain,
-        }
-        return RecommendRequest.model_validate(fields)
 
 
 @router.get("/")
