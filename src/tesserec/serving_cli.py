@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from tesserec.errors import RecipeError, ServiceError
+from tesserec.errors import RecipeError, ResourceError, ServiceError
 from tesserec.terminal import JsonOption, bars, out, print_json, say, say_lines
 
 if TYPE_CHECKING:
@@ -55,10 +55,13 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a bundle over HTTP."""
-    from tesserec.serving.config import read_service_config
-    from tesserec.serving.opening import begin
-    from tesserec.serving.server import run
-    from tesserec.serving.service import Service
+    try:
+        from tesserec.serving.config import read_service_config
+        from tesserec.serving.opening import begin
+        from tesserec.serving.server import run
+        from tesserec.serving.service import Service
+    except ModuleNotFoundError as error:
+        raise ResourceError(f"{error.name} is not installed: pip install 'tesserec[serve]'") from None
 
     settings = _with_options(read_service_config(config), namespace, host=host, port=port, threads=threads, store=store)
     place = home or bundle.with_name(f"{bundle.resolve().name}.service")

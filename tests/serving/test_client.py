@@ -102,6 +102,15 @@ def test_what_is_sent_and_what_comes_back(script: Script) -> None:
     assert wishes.user_id is None, "what the caller holds is not changed"
 
 
+def test_ids_that_are_numbers(script: Script) -> None:
+    script.replies = [LIST, LIST]
+    with Client(script.url) as client:
+        client.recommend(17841)
+        client.recommend_for_history([1294, "1555"])
+    assert [body.get("user_id") for _, _, body in script.asked] == ["17841", None]
+    assert script.asked[1][2]["history"] == ["1294", "1555"]
+
+
 def test_items_events_and_users(script: Script) -> None:
     user = {"user_id": "ann", "num_events": 0, "history": []}
     script.replies = [{"accepted": 1, "duplicates": 0}, ITEM, ITEM, ITEM, ITEM, {"items": 1, "table_revision": 5}]

@@ -105,6 +105,14 @@ def test_keys_beyond_loopback(tmp_path: Path) -> None:
     assert "tesserec service key create NAME" in refused.stderr
 
 
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tesserec.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    refused = run("serve", bundle("counted"), "--home", tmp_path / "home")
+    assert (refused.exit_code, "uvicorn is not installed: pip install 'tesserec[serve]'" in refused.stderr) == (2, True)
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

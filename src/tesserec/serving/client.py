@@ -95,15 +95,17 @@ class Client:
         """Let go of the connections."""
         self._http.close()
 
-    def recommend(self, user_id: str, k: int = 10, *, wishes: RecommendRequest | None = None) -> RecommendResponse:
+    def recommend(
+        self, user_id: str | int, k: int = 10, *, wishes: RecommendRequest | None = None
+    ) -> RecommendResponse:
         """The ``k`` best items for a user; ``wishes`` has what else is asked for: filter, boosts, explanation …"""
-        return self.ask((wishes or RecommendRequest()).model_copy(update={"user_id": user_id, "k": k}))
+        return self.ask((wishes or RecommendRequest()).model_copy(update={"user_id": str(user_id), "k": k}))
 
     def recommend_for_history(
-        self, history: Sequence[str], k: int = 10, *, wishes: RecommendRequest | None = None
+        self, history: Sequence[str | int], k: int = 10, *, wishes: RecommendRequest | None = None
     ) -> RecommendResponse:
         """The ``k`` best items for somebody who is not known and had the items of ``history``, oldest first."""
-        update = {"user_id": None, "history": list(history), "k": k}
+        update = {"user_id": None, "history": [str(item_id) for item_id in history], "k": k}
         return self.ask((wishes or RecommendRequest()).model_copy(update=update))
 
     def ask(self, request: RecommendRequest) -> RecommendResponse:
