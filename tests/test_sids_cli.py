@@ -308,12 +308,15 @@ def test_diff_tells_changed_texts_from_changed_codebooks(place: Path, tmp_path: 
     shown = run("diff", tmp_path / "old.json", tmp_path / "old.json").stdout
     assert "Of 24 items in both, 0.0 % have other codes" in shown
     assert "title" not in shown
-    changed = shop.items().with_columns(title=pl.col("title").replace("kitchen tin box", "garden oak shelf wide"))
+    words = {"kitchen red": "garden tin", "kitchen oak": "nursery round", "kitchen tin": "office wide"}
+    changed = shop.items().with_columns(title=pl.col("title").str.replace_many(words))
     changed.write_csv(tmp_path / "items.csv")
     arguments = ("fit", place / "r.toml", "--items", tmp_path / "items.csv", "--out", tmp_path / "s")
     assert run(*arguments).exit_code == 0
     found = answer("diff", place / "sids", tmp_path / "s", "--show", 24)
-    assert ("i04", "content") in {(one["item_id"], one["reason"]) for one in found["items"]}
+    moved = {one["item_id"] for one in found["items"] if one["reason"] == "content"}
+    assert moved  # which of them, rounding decides
+    assert moved <= {f"i{number:02}" for number in range(6)}
 
 
 def test_codes_that_a_recipe_reads_have_no_codebooks(place: Path, tmp_path: Path) -> None:

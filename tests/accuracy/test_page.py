@@ -40,6 +40,7 @@ def repository(root):
         ("benchmarks/accuracy/published.toml", PUBLISHED),
         ("benchmarks/README.md", ""),
         ("docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n"),
+        ("docs/reliability.md", "<!-- begin serving: written by `make docs` -->\n<!-- end serving -->\n"),
         ("examples/quickstart.py", 'print("printed")\n'),
         ("docs/x.md", ""),
         (

@@ -70,6 +70,7 @@ def repository(root):
         ("benchmarks/semantic_ids/methods/letter.toml", '# LETTER: codes that follow.\nbase = "generator"\n'),
         ("benchmarks/README.md", ""),
         ("docs/decoding.md", "<!-- begin decoding: written by `make docs` -->\n<!-- end decoding -->\n"),
+        ("docs/reliability.md", "<!-- begin serving: written by `make docs` -->\n<!-- end serving -->\n"),
         ("src/tesserec/x.py", ""),
         ("examples/quickstart.py", 'print("printed")\n'),
         ("docs/x.md", ""),
