@@ -207,8 +207,13 @@ class Deployment(Generic[T]):
         self._loader.shutdown()
 
     def _settled(self, sequence: int) -> bool:
-        pointer = self._seen
-        return pointer is not None and pointer.sequence >= sequence and self._next_to_load(pointer, spare=False) is None
+        pointer, serving = self._seen, self._serving
+        if pointer is None or serving is None or pointer.sequence < sequence:
+            return False
+        # A version may be in memory already, and not yet be swapped in.
+        answering = {serving.live.version, serving.canary.version if serving.canary is not None else None}
+        late = {v for v in (pointer.live, _canary_version(pointer)) if v in self._resident} - answering
+        return not late and self._next_to_load(pointer, spare=False) is None
 
     def _watch(self) -> None:
         while not self._stopped:
