@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from tests.serving.bundles import damage
+from tests.serving.serving_process import until
 
 import shop
 from tesserec.bundle import Bundle, publish
@@ -74,7 +75,7 @@ def test_a_deleted_user_is_nowhere_below_the_home(home: tuple[Versions, SQLiteSt
     eraser.add(WHO)
     assert eraser.wait(LONG_S)
     eraser.close()
-    assert files_that_name(versions.folder, WHO) == []
+    assert until(lambda: files_that_name(versions.folder, WHO) == []), "the store's log too, once nobody reads"
     assert (eraser.waiting, eraser.failure) == (0, None)
     for version in versions.ids():
         versions.check(version)
@@ -164,7 +165,7 @@ def test_a_damaged_version_is_named_and_the_others_are_done(home: tuple[Versions
     assert eraser.wait(LONG_S), "it is tried again"
     eraser.close()
     assert eraser.failure is None
-    assert files_that_name(versions.folder, WHO) == []
+    assert until(lambda: files_that_name(versions.folder, WHO) == [])
 
 
 def test_who_waited_is_erased_after_a_restart(home: tuple[Versions, SQLiteStore]) -> None:

@@ -4,6 +4,7 @@ from concurrent.futures import wait
 import pytest
 
 from tesserec.errors import StoreError
+from tesserec.serving import group_commit
 from tesserec.serving.group_commit import GroupCommit, Unavailable
 
 
@@ -135,3 +136,23 @@ def test_closing_writes_what_waits_and_refuses_what_comes_later(disk, group):
     with pytest.raises(StoreError, match="the store is closed: nothing was kept"):
         group.submit(5).result(0)
     group.close()
+
+
+def test_what_is_left_to_tidy_is_done_though_no_write_comes(disk, monkeypatch):
+    monkeypatch.setattr(group_commit, "TIDY_S", 0.01)
+    answers = iter([False, StoreError("the disk failed"), True])
+    done = threading.Event()
+
+    def tidy():
+        answer = next(answers)
+        if isinstance(answer, StoreError):
+            raise answer
+        if answer:
+            done.set()
+        return answer
+
+    group = GroupCommit("test", disk.commit, tidy)
+    assert group.submit(1).result(60) == 10
+    assert done.wait(60)
+    group.close()
+    assert disk.groups == [[1]]

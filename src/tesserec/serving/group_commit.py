@@ -6,6 +6,7 @@ wait for it together and share the next.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,10 @@ from typing import Any, Generic, TypeVar
 from tesserec.errors import StoreError
 
 __all__ = ["GroupCommit", "Unavailable"]
+
+LOGGER = logging.getLogger(__name__)
+TIDY_S = 0.5
+"""How long ``tidy`` has before it is asked again, where it could not finish."""
 
 W = TypeVar("W")
 
@@ -30,13 +35,22 @@ class GroupCommit(Generic[W]):
     ``commit`` makes a list of writes durable as a whole and returns a result for each, or raises and leaves nothing of
     them. Where it raises, each write of the list is tried once more alone, so that one that cannot be kept does not
     take the others with it; ``Unavailable`` then fails everything that waits.
+
+    ``tidy`` is asked after each transaction, before its writes are answered, and returns whether nothing is left to do;
+    where something is, it is asked again soon, whether or not a write comes. No write fails with it.
     """
 
     def __init__(
-        self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]], capacity: int = 20_000, most: int = 500
+        self,
+        name: str,
+        commit: Callable[[Sequence[W]], Sequence[Any]],
+        tidy: Callable[[], bool] = lambda: True,
+        capacity: int = 20_000,
+        most: int = 500,
     ) -> None:
         """``capacity`` writes can wait, ``most`` of them share a transaction; ``name`` is that of the thread."""
-        self._commit, self._capacity, self._most = commit, capacity, most
+        self._commit, self._tidy, self._capacity, self._most = commit, tidy, capacity, most
+        self._is_tidy = True
         self._waiting: deque[tuple[W, Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -88,6 +102,7 @@ class GroupCommit(Generic[W]):
                 self._one_by_one(group)
             else:
                 self._committed(len(group), time.perf_counter() - started)
+                self._tidy_up()
                 for (_, future), result in zip(group, results, strict=True):
                     future.set_result(result)
             del group  # else a write that is done lives on until the next one comes
@@ -96,11 +111,21 @@ class GroupCommit(Generic[W]):
         """The writes of the next transaction; none at the end."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._waiting or self._closed, None if self._is_tidy else TIDY_S)
                 taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+                ended = self._closed and not taken
             group = [pair for pair in taken if pair[1].set_running_or_notify_cancel()]
-            if group or not taken:
+            if group or ended:
                 return group
+            if not self._is_tidy:
+                self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        try:
+            self._is_tidy = self._tidy()
+        except StoreError as error:
+            LOGGER.warning("tried again soon: %s", error)
+            self._is_tidy = False
 
     def _one_by_one(self, group: list[tuple[W, Future[Any]]]) -> None:
         for position, (write, future) in enumerate(group):
@@ -114,6 +139,7 @@ class GroupCommit(Generic[W]):
             except Exception as error:  # whatever it is, its caller learns of it and the thread goes on
                 future.set_exception(_as_store_error(error))
             else:
+                self._tidy_up()
                 future.set_result(result)
 
     def _fail(self, group: list[tuple[W, Future[Any]]], error: Unavailable) -> None:

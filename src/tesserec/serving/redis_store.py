@@ -91,7 +91,7 @@ class RedisStore:
             self._salt = self._redis.get(self._key("salt"))
         self._to_scrub = False
         self._writing = threading.Lock()
-        self._group: GroupCommit[_Write] = GroupCommit(f"commit {self._name}", self._commit)
+        self._group: GroupCommit[_Write] = GroupCommit(f"commit {self._name}", self._commit, self._scrub)
 
     def add_events(self, events: Sequence[Event]) -> Future[list[bool]]:
         """For each event whether its ``event_id`` is new."""
@@ -235,18 +235,18 @@ class RedisStore:
         with self._told(), self._writing:
             arguments = list(chain.from_iterable(write.arguments() for write in writes))
             answers = self._redis.eval(APPLY, 1, self._prefix, *arguments)
-        self._scrub(any(write.kind == "delete" for write in writes))
+        self._to_scrub = self._to_scrub or any(write.kind == "delete" for write in writes)
         return [write.meaning(answer) for write, answer in zip(writes, answers, strict=True)]
 
-    def _scrub(self, deleted: bool) -> None:
+    def _scrub(self) -> bool:
         """What was deleted is in the append-only file until that is written anew."""
-        self._to_scrub = self._to_scrub or deleted
         if self._to_scrub:
             try:
                 self._redis.bgrewriteaof()
-                self._to_scrub = False
-            except redis.RedisError:  # it is being written already: asked for again after the next commit
-                self._to_scrub = True
+            except redis.RedisError:  # it is being written already
+                return False
+            self._to_scrub = False
+        return True
 
     def _check_server(self) -> None:
         for setting, needed in DURABLE.items():

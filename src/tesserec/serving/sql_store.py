@@ -64,7 +64,7 @@ class SQLStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._to_scrub = False
-        self._group: GroupCommit[_Write] = GroupCommit(f"commit {database.name}", self._commit)
+        self._group: GroupCommit[_Write] = GroupCommit(f"commit {database.name}", self._commit, self._scrub)
 
     def add_events(self, events: Sequence[Event]) -> Future[list[bool]]:
         """For each event whether its ``event_id`` is new."""
@@ -187,9 +187,12 @@ class SQLStore:
             for is_events, run in groupby(writes, key=lambda write: isinstance(write, _AddEvents)):
                 some = list(run)
                 results += _add_together(session, some) if is_events else [write(session) for write in some]
+        return results
+
+    def _scrub(self) -> bool:
         if self._to_scrub:
             self._to_scrub = not self._database.scrub()
-        return results
+        return not self._to_scrub
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         with self._database.reading() as session:
