@@ -1,14 +1,12 @@
 """The API against schemathesis: every check that it has, on a real service, with links between operations.
 
-    python -m benchmarks.reliability.fuzz URL KEY --cases 100000
-
 Requests are drawn from the service's own description, valid ones and broken ones; every answer must have a status, a
 media type, headers and a body that the description declares, and what was deleted must be gone. ``drain`` is left out:
 it makes ``ready`` answer 503, as it should, which counts as a failure here.
+Rounds go on from where an earlier run of this script was stopped; a run of another commit begins anew.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -17,7 +15,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks._record import record
+from benchmarks._resume import keep, kept
+from benchmarks.serving._service import Process, demo_bundle
+
 __all__ = ["Fuzzed", "fuzz"]
+
+FIGURES = ("serving.fuzz.cases", "serving.fuzz.failures")
+NUM_CASES = 100_000
 
 HOOKS = "benchmarks.reliability.fuzz_hooks"
 EXAMPLES = 80
@@ -70,17 +75,32 @@ def _round(url: str, key: str, seed: int) -> Fuzzed:
 
 
 def main() -> None:
-    """Fuzz a service that runs already."""
-    parser = argparse.ArgumentParser(description="Fuzz a service that runs already.")
-    parser.add_argument("url", help="such as http://127.0.0.1:8000")
-    parser.add_argument("key", help="an administrator's key")
-    parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
+    """Fuzz until there were enough cases, and record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability.fuzz", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/serving"), help="where bundle and counts are kept")
+    parser.add_argument("--cases", type=int, default=NUM_CASES, help="fewer are printed, not recorded")
     given = parser.parse_args()
-    found = fuzz(given.url, given.key, cases=given.cases, seed=given.seed)
-    print(found.report)
-    print(json.dumps({name: value for name, value in dataclasses.asdict(found).items() if name != "report"}))
-    sys.exit(bool(found.failures or found.errors))
+    path = given.work / "fuzz.json"
+    counts = {"rounds": 0, "cases": 0, "failures": 0, **kept(path)}
+    bundle = demo_bundle(given.work)
+    with tempfile.TemporaryDirectory() as folder:
+        service = Process(bundle, Path(folder) / "home")
+        service.start()
+        try:
+            while counts["cases"] < given.cases:
+                found = fuzz(service.url, service.key, cases=1, seed=1 + counts["rounds"])
+                print(found.report, end="")
+                counts["rounds"] += 1
+                counts["cases"] += found.cases
+                counts["failures"] += found.failures + found.errors
+                print(counts, flush=True)
+                keep(path, counts)
+        finally:
+            service.stop()
+    if given.cases >= NUM_CASES:
+        protocol = f"all checks of schemathesis in all its phases, {counts['rounds']} rounds with other seeds"
+        record("serving.fuzz.cases", counts["cases"], "cases", n=counts["rounds"], protocol=protocol)
+        record("serving.fuzz.failures", counts["failures"], "failures", n=counts["cases"], protocol=protocol)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ One thread puts, patches, hides and deletes items, one after the other, and note
 on. Meanwhile requests come with filters, exclusions and histories, in this process or over HTTP. Afterwards each item
 of each answer is held against what was noted for the revision that the answer names: it has to be there, available and
 not deleted, to pass the filter (a predicate in Python, not the service's), and not to be excluded, had or shown twice.
+It goes in parts, each with a fresh home, and on from where an earlier run of this script was stopped; a run of another
+commit begins anew.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from benchmarks._record import record
+from benchmarks._resume import keep, kept
 from benchmarks.serving import _load
 from benchmarks.serving._service import Process, demo_bundle
 from tesserec.serving.schemas import ItemIn, RecommendRequest
@@ -32,6 +35,8 @@ FIGURES = ("serving.illegal",)
 
 NUM_IN_PROCESS = 1_000_000
 NUM_HTTP = 100_000
+PART = {"in_process": 100_000, "http": 25_000}
+"""Requests after which counts are kept."""
 K = 20
 BATCH = 512
 PAUSE_S = 0.02
@@ -87,7 +92,7 @@ class Shop(Protocol):
 class Changes(threading.Thread):
     """Changes items at random until it is stopped."""
 
-    def __init__(self, shop: Shop, truth: Truth, seed: int = 0) -> None:
+    def __init__(self, shop: Shop, truth: Truth, seed: int) -> None:
         super().__init__(name="changes")
         self.shop, self.truth, self.random = shop, truth, random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -215,7 +220,7 @@ def first_truth(bundle: Path) -> tuple[Truth, list[str], list[str]]:
     return truth, users, frame["item_id"].to_list()
 
 
-def in_process(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Counter[str]]:
+def in_process(bundle: Path, home: Path, number: int, seed: int) -> tuple[Counter[str], Counter[str]]:
     """So many requests to an engine of this process; what was found, and what was changed."""
     from tesserec.serving.opening import begin
     from tesserec.serving.service import Service
@@ -241,9 +246,9 @@ def in_process(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Cou
         def wait(coroutine: Any) -> int:
             return int(asyncio.run_coroutine_threadsafe(coroutine, loop).result())
 
-        changes, found = Changes(Own(), truth), Counter[str]()
+        changes, found = Changes(Own(), truth, seed), Counter[str]()
         changes.start()
-        source = asks(users, items, seed=1)
+        source = asks(users, items, seed)
         while found["requests"] < number:
             batch = [next(source) for _ in range(min(BATCH, number - found["requests"]))]
             answers = engine.recommend_many([ask.request for ask in batch])
@@ -252,7 +257,7 @@ def in_process(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Cou
     return found, changes.counts
 
 
-def over_http(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Counter[str]]:
+def over_http(bundle: Path, home: Path, number: int, seed: int) -> tuple[Counter[str], Counter[str]]:
     """So many requests over HTTP; what was found, and what was changed."""
     truth, users, items = first_truth(bundle)
     service = Process(bundle, home)
@@ -274,9 +279,9 @@ def over_http(bundle: Path, home: Path, number: int) -> tuple[Counter[str], Coun
             assert reply[0] == 200, reply
             return int(reply[1]["table_revision"])
 
-    changes, found = Changes(Remote(), truth), Counter[str]()
+    changes, found = Changes(Remote(), truth, seed), Counter[str]()
     changes.start()
-    source = asks(users, items, seed=2)
+    source = asks(users, items, seed)
     try:
         while found["requests"] < number:
             batch = [next(source) for _ in range(min(10_000, number - found["requests"]))]
@@ -304,7 +309,6 @@ def tally(found: Counter[str], answers: Sequence[tuple[Ask, Mapping[str, Any]]],
         for fault in faults(ask, answer, truth):
             found[fault] += 1
             found["illegal"] += 1
-    print(dict(found), flush=True)
 
 
 def _loop() -> Any:
@@ -323,6 +327,21 @@ def _loop() -> Any:
     return running()
 
 
+def in_parts(
+    path: Path, bundle: Path, ask: Callable[..., tuple[Counter[str], Counter[str]]], number: int, part: int
+) -> tuple[Counter[str], Counter[str]]:
+    """So many requests, counts kept at ``path`` after each part."""
+    table = kept(path)
+    found, changes = Counter[str](table.get("found", {})), Counter[str](table.get("changes", {}))
+    while found["requests"] < number:
+        with tempfile.TemporaryDirectory() as folder:
+            some = ask(bundle, Path(folder) / "home", min(part, number - found["requests"]), found["requests"])
+        found, changes = found + some[0], changes + some[1]
+        keep(path, {"found": found, "changes": changes})
+        print(f"{path.stem}: {dict(found)}", flush=True)
+    return found, changes
+
+
 def main() -> None:
     """Ask, check, and record at full size."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability.illegal", description=__doc__)
@@ -331,14 +350,15 @@ def main() -> None:
     parser.add_argument("--http", type=int, default=NUM_HTTP, help="fewer of either are printed, not recorded")
     given = parser.parse_args()
     bundle = demo_bundle(given.work)
-    with tempfile.TemporaryDirectory() as folder:
-        own, own_changes = in_process(bundle, Path(folder) / "own", given.in_process)
-        remote, remote_changes = over_http(bundle, Path(folder) / "remote", given.http)
-    both = own + remote
+    found, changes = {}, Counter[str]()
+    for way, ask, number in (("in_process", in_process, given.in_process), ("http", over_http, given.http)):
+        found[way], changed = in_parts(given.work / f"illegal_{way}.json", bundle, ask, number, PART[way])
+        changes += changed
+    both = found["in_process"] + found["http"]
     protocol = (
-        f"{own['requests']:,} requests in process during {sum(own_changes.values()):,} changes of items, "
-        f"{remote['requests']:,} over HTTP during {sum(remote_changes.values()):,}; {both['items']:,} items shown; "
-        f"{both['failed']} requests failed; changes: {dict(own_changes + remote_changes)}"
+        f"{found['in_process']['requests']:,} requests in process and {found['http']['requests']:,} over HTTP during "
+        f"{sum(changes.values()):,} changes of items ({dict(changes)}); {both['items']:,} items shown; "
+        f"{both['failed']} requests failed"
     )
     print(protocol)
     if given.in_process >= NUM_IN_PROCESS and given.http >= NUM_HTTP:

@@ -6,7 +6,6 @@ Rounds go on from where an earlier run of this script was stopped; a run with an
 """
 
 import argparse
-import json
 import random
 import threading
 import time
@@ -14,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import commit, record
+from benchmarks._record import record
+from benchmarks._resume import keep, kept
 from benchmarks.serving._service import Process, demo_bundle
 
 FIGURES = (
@@ -117,7 +117,6 @@ class Counts:
 
     path: Path
     store: str
-    commit: str
     kills: int = 0
     sent: int = 0
     acknowledged: int = 0
@@ -128,12 +127,7 @@ class Counts:
     @classmethod
     def read(cls, path: Path, store: str) -> "Counts":
         """Those of an earlier run of this commit, else none."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            table = json.loads(path.read_text())
-            if table["commit"] == commit():
-                return cls(path, **table)
-        return cls(path, store, commit())
+        return cls(path, **{"store": store, **kept(path)})
 
     def add(self, writers: list[Writer], seconds: float, lost: int, twice: int) -> None:
         """One more round."""
@@ -142,8 +136,7 @@ class Counts:
         self.acknowledged += sum(len(writer.acknowledged) for writer in writers)
         self.lost, self.twice = self.lost + lost, self.twice + twice
         self.restart_s.append(seconds)
-        table = {name: value for name, value in vars(self).items() if name != "path"}
-        self.path.write_text(json.dumps(table))
+        keep(self.path, {name: value for name, value in vars(self).items() if name != "path"})
 
     def __str__(self) -> str:
         slowest = max(self.restart_s, default=0.0)

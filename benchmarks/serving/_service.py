@@ -60,6 +60,11 @@ class Process:
         self.key = self._make_key()
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self, ready: str = "ready") -> float:
         """Start it, and wait until ``/api/health/<ready>`` answers 200; the seconds that took."""
         begun = time.perf_counter()
@@ -81,7 +86,7 @@ class Process:
     def ask(self, method: str, path: str, body: Any = None, timeout_s: float = 30.0) -> tuple[int, Any]:
         """(status, decoded JSON or text)."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, method=method)
+        request = urllib.request.Request(f"{self.url}{path}", data, method=method)
         request.add_header("Authorization", f"Bearer {self.key}")
         if data is not None:
             request.add_header("Content-Type", "application/json")

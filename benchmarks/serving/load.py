@@ -26,6 +26,7 @@ FIGURES = (
     "serving.p99_ms.*",
     "serving.goodput_3x",
     "serving.refused_3x",
+    "serving.generative_share.*",
     "serving.http_ms.*",
     "serving.engine_ms.*",
 )
@@ -74,19 +75,29 @@ def measure(service: Process, bundle: Path, seconds: float, seed: int) -> dict[s
     requests = [_load.post("/api/recommend", body, service.key) for body in bodies(bundle, 2000, seed)]
     load = partial(_load.Load, "127.0.0.1", service.port, requests, seed=seed)
     _load.run(load(0, 3, 8))  # warm
-    full = _load.run(load(0, seconds, 32))
+    full = _load.run(load(0, seconds, 32, keep=True))
     saturation = full.ok / full.seconds
-    found = {"saturation": saturation, "client_share": full.cpu_s / full.seconds / (os.cpu_count() or 1)}
+    found = {
+        "generative_100": generative_share(full),
+        "saturation": saturation,
+        "client_share": full.cpu_s / full.seconds / (os.cpu_count() or 1),
+    }
     found["failed"] = full.other_than(200, 429)
     for percent in (50, 80):
-        some = _load.run(load(saturation * percent / 100, seconds))
+        some = _load.run(load(saturation * percent / 100, seconds, keep=True))
         found |= {f"p50_{percent}": some.quantile(0.5), f"p99_{percent}": some.quantile(0.99)}
+        found[f"generative_{percent}"] = generative_share(some)
         found["failed"] += some.other_than(200)
     many = _load.run(load(saturation * 3, seconds, 512))
     found |= {"goodput": many.ok / many.seconds / saturation, "p99_3x": many.quantile(0.99)}
     found["refused"] = many.statuses.get(429, 0) / max(sum(many.statuses.values()), 1)
     found["failed"] += many.other_than(200, 429)
     return found | layer(service, bundle, seed)
+
+
+def generative_share(outcome: _load.Outcome) -> float:
+    """Of the answers, those of the highest rung; the others are of what could answer in time."""
+    return float(np.mean([json.loads(body)["rung"] == "generative" for _, body in outcome.bodies]))
 
 
 def layer(service: Process, bundle: Path, seed: int) -> dict[str, float]:
@@ -124,6 +135,9 @@ def report(rounds: Sequence[dict[str, float]], peak_bytes: int, seconds: float, 
         "serving.p99_ms.at_50": ("p99_50", "ms", "open loop at 50 % of saturation"),
         "serving.p50_ms.at_80": ("p50_80", "ms", "open loop at 80 % of saturation"),
         "serving.p99_ms.at_80": ("p99_80", "ms", "open loop at 80 % of saturation"),
+        "serving.generative_share.at_50": ("generative_50", "share", "answers of the highest rung, 50 % of saturation"),
+        "serving.generative_share.at_80": ("generative_80", "share", "answers of the highest rung, 80 % of saturation"),
+        "serving.generative_share.at_100": ("generative_100", "share", "answers of the highest rung, closed loop"),
         "serving.goodput_3x": ("goodput", "ratio", "open loop at 3 times saturation; the rest is refused with 429"),
         "serving.refused_3x": ("refused", "share", "open loop at 3 times saturation"),
         "serving.p99_ms.at_300": ("p99_3x", "ms", "of what was answered at 3 times saturation"),

@@ -102,7 +102,11 @@ class Vocabulary:
 
     def find(self, ids: Sequence[Id]) -> Tensor:
         """Dense indices of ``ids`` (int64), −1 where unknown; "12" and 12 are the same id."""
-        return torch.tensor([self._position.get(self._own(i), -1) for i in ids], dtype=torch.int64)
+        return torch.tensor([self.position(i) for i in ids], dtype=torch.int64)
+
+    def position(self, value: Id) -> int:
+        """Dense index of one id, −1 where it is unknown."""
+        return self._position.get(self._own(value), -1)
 
     def index(self, ids: Sequence[Id], what: str = "id") -> Tensor:
         """Dense indices of ``ids``; raises ``UnknownIdError`` that names the first unknown one."""

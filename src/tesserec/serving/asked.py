@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from tesserec.serving.ladder import Climbed
 from tesserec.serving.live_catalog import LiveCatalog
 from tesserec.serving.loaded_model import Answer, LoadedModel
 from tesserec.serving.pasts import Past, Question, requests_of
-from tesserec.serving.records import Event, Impression
+from tesserec.serving.records import Event, Impression, new_id
 from tesserec.serving.schemas import Explanation, Recommended, RecommendRequest, RecommendResponse, Removed
 from tesserec.serving.slate import Placed, Slate, arrange
 from tesserec.serving.snapshot import CatalogSnapshot
@@ -137,7 +136,7 @@ class Asked:
         self.stages_ms |= {"queue": climbed.answered.queue_ms, "model": climbed.answered.model_ms}
         self.stages_ms["total"] = 1e3 * (time.perf_counter() - self.started)
         return RecommendResponse(
-            response_id=secrets.token_hex(16),
+            response_id=new_id(128),
             user_id=self.request.user_id,
             items=items,
             rung=climbed.rung,

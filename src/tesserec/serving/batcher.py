@@ -166,8 +166,9 @@ class Batcher:
     def drop(self, job: Job) -> None:
         """Nobody waits for ``job`` any more: it makes room for others, unless its batch is under way."""
         if job.future.cancel():
-            with self._changed, suppress(ValueError):  # it is not waiting
-                self._waiting.remove(job)
+            with self._changed:
+                if job in self._waiting:  # asked first: to be told that it is missing costs the text of its tensors
+                    self._waiting.remove(job)
 
     def close(self) -> None:
         """Answer nothing more; a batch that is under way ends by itself."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
@@ -28,6 +27,7 @@ from tesserec.serving.admission import Admission, Kind, kind_of
 from tesserec.serving.logs import REQUEST_ID, log_request
 from tesserec.serving.problems import Refused, send_problem
 from tesserec.serving.rates import RateLimits
+from tesserec.serving.records import new_id
 from tesserec.serving.tracing import Span, Tracing
 
 __all__ = ["CLIENT_GONE", "BodyConfig", "Guards", "Observer", "Passed"]
@@ -107,7 +107,7 @@ class Guards:
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else new_id(64)
         reply = _Reply(send, request_id)
         REQUEST_ID.set(request_id)
         admitted: Kind | None = None
@@ -115,8 +115,10 @@ class Guards:
             _keep_slashes(scope)
             kind = kind_of(scope["method"], scope["path"])
             await self._pass(scope, headers, kind, request_id)
-            if not self.admission.enter(kind):
-                raise _overloaded(self.admission.retry_after_s)
+            reason = self.admission.refusal(kind)
+            if reason is not None:
+                raise _overloaded(reason, self.admission.retry_after_s)
+            self.admission.enter(kind)
             admitted = kind
             incoming = _Incoming(receive, headers, kind, self.body, scope["method"])
             # A change goes through to its end: half of one, as a row on disk that no list knows of, helps nobody.
@@ -306,6 +308,6 @@ def _check_media_type(given: bytes, kind: Kind) -> None:
         raise Refused(415, f"content-type {given.decode('latin-1')!r}: expected {expected}, in UTF-8")
 
 
-def _overloaded(retry_after_s: int) -> Refused:
+def _overloaded(reason: str, retry_after_s: int) -> Refused:
     headers = {"Retry-After": str(retry_after_s)}
-    return Refused(429, "the service is working on as many requests as it can", headers, "in_flight")
+    return Refused(429, "the service is working on as many requests as it can", headers, reason)

@@ -125,7 +125,7 @@ class LoadedModel:
 
         Items and kinds of events that it does not know are left out and named in the result.
         """
-        user = -1 if user_id is None else int(self.fitted.users.find([user_id])[0])
+        user = -1 if user_id is None else self.fitted.users.position(user_id)
         return self.reader.read(self.index, events, then, user)
 
     def answer(self, rung: Rung, requests: Requests, k: int) -> Candidates:

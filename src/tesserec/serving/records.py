@@ -6,6 +6,8 @@ survive the death of the process and of the machine. All methods may be called f
 
 from __future__ import annotations
 
+import random
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,7 +24,16 @@ __all__ = [
     "StoredEvent",
     "UserData",
     "Value",
+    "new_id",
 ]
+
+_RANDOM = random.Random(secrets.randbits(256))
+
+
+def new_id(bits: int) -> str:
+    """A random name in hex digits: unique, no secret. The system is not asked: that would give up the thread's turn."""
+    return f"{_RANDOM.getrandbits(bits):0{bits // 4}x}"
+
 
 Value = str | int | float | bool | None | list[str]
 """An attribute of an item."""

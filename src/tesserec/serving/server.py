@@ -27,6 +27,9 @@ __all__ = ["run"]
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
+_ACCEPTORS = 16
+"""Handles on the listening socket. The event loop takes one new connection a turn from each; with one handle, clients
+who connect while many others are served would wait for seconds."""
 
 
 def run(service: Service) -> None:
@@ -42,7 +45,7 @@ def run(service: Service) -> None:
         server = _Server(service, app)
         starter = _Starter(service, server, _url(listener))
         starter.start()
-        server.run([listener])
+        server.run([listener, *(listener.dup() for _ in range(_ACCEPTORS - 1))])
         starter.join()
     if starter.error is not None:
         raise starter.error

@@ -61,8 +61,7 @@ class Titles(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        found: list[str | None] = [column[index] for column in self._columns]
-        return next((value for value in found if value), "")
+        return next((str(value) for column in self._columns if (value := column[index])), "")
 
 
 class ItemTable:

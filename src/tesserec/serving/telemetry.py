@@ -109,7 +109,7 @@ class Telemetry:
         self._request_s.labels(route).observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Count a request refused with 429; ``reason`` is one of a few words: ``rate``, ``in_flight``, ``queue`` …"""
+        """Count a request refused with 429; ``reason`` is a word: ``rate``, ``in_flight``, ``lag``, ``queue`` …"""
         self._refused.labels(reason).inc()
 
     def namespace(self, name: str) -> NamespaceTelemetry:
