@@ -128,23 +128,27 @@ def publish(service: Process, version: str) -> None:
     assert status == 200, answer
 
 
-def lists_of(service: Process, version: str, requests: Sequence[bytes]) -> list[list[str]]:
-    """The list of each request while ``version`` is live."""
+def lists_of(service: Process, version: str, requests: Sequence[bytes]) -> list[tuple[str, list[str]]]:
+    """The rung and the list of each request while ``version`` is live: the first rung, where a user has a history."""
     publish(service, version)
     found = _load.run(_load.Load("127.0.0.1", service.port, requests, 0, 600, 1, keep=True, most=len(requests)))
     answers = [json.loads(body) for _, body in sorted(found.bodies)]
     assert len(answers) == len(requests), found.statuses
     assert {answer["model_version"] for answer in answers} == {version}
-    assert {answer["rung"] for answer in answers} == {"generative"}
-    return [[item["item_id"] for item in answer["items"]] for answer in answers]
+    assert {answer["rung"] for answer in answers} <= {"generative", "popularity"}
+    return [(answer["rung"], items_of(answer)) for answer in answers]
 
 
-def is_mixed(number: int, body: bytes, expected: dict[str, list[list[str]]]) -> bool:
-    """Whether an answer of the first rung is not the list of the version that it names."""
+def items_of(answer: dict[str, Any]) -> list[str]:
+    """What was shown."""
+    return [item["item_id"] for item in answer["items"]]
+
+
+def is_mixed(number: int, body: bytes, expected: dict[str, list[tuple[str, list[str]]]]) -> bool:
+    """Whether an answer of the rung that is known is not the list of the version that it names."""
     answer = json.loads(body)
-    if answer["rung"] != "generative":
-        return False
-    return [item["item_id"] for item in answer["items"]] != expected[answer["model_version"]][number]
+    rung, items = expected[answer["model_version"]][number]
+    return bool(answer["rung"] == rung and items_of(answer) != items)
 
 
 if __name__ == "__main__":

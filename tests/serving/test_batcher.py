@@ -1,12 +1,15 @@
 import asyncio
 import dataclasses
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
 from tests.serving.served_shop import model
 
 from tesserec.errors import DataError, ServiceError
+from tesserec.serving import batcher
 from tesserec.serving.batcher import Batcher, BatcherConfig, Fault, Faulty, QueueFull, TooLate
 from tesserec.serving.pasts import Question
 from tesserec.serving.rungs import Rung
@@ -187,3 +190,29 @@ def test_after_closing() -> None:
         assert (await held).answer.items, "what was begun is finished"
 
     run(play)
+
+
+@pytest.mark.parametrize("patience_s", [60.0, 0.01])
+def test_those_that_share_a_turn_compute_one_after_the_other_unless_one_is_stuck(monkeypatch, patience_s) -> None:
+    monkeypatch.setattr(batcher, "TURN_S", patience_s)
+    turn = threading.Lock()
+    stuck = Batcher("generative", BatcherConfig(), faults={"generative": Fault(delay_s=1.0)}, turn=turn)
+    other = Batcher("dense", BatcherConfig(), turn=turn)
+
+    async def play() -> bool:
+        until = time.monotonic() + HOUR_S
+        first = stuck.submit(model("counted"), question("i00"), until).future
+        while not turn.locked():
+            await asyncio.sleep(0.001)
+        with suppress(DataError):  # this model has no such rung, which takes a worker no less
+            await other.submit(model("counted"), question("i00"), until).future
+        was_done = first.done()
+        with suppress(DataError):
+            await first
+        return was_done
+
+    try:
+        assert asyncio.run(play()) == (patience_s > 1)
+    finally:
+        stuck.close()
+        other.close()

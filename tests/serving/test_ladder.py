@@ -219,6 +219,17 @@ def test_who_waited_in_vain_says_nothing_of_the_rung() -> None:
     run(play, failures=2, batch=BatcherConfig(max_batch=1))
 
 
+def test_who_waited_for_most_of_the_time_and_was_late_says_nothing_either() -> None:
+    async def play(site: Site) -> None:
+        site.faults["generative"] = Fault(delay_s=0.6)
+        first, second = await asyncio.gather(*(site.ask(question("i00"), seconds=1.0) for _ in range(2)))
+        assert first.fallen == ()
+        assert second.fallen[0] == ("generative", "late")
+        assert site.ladder.state_of("v1", "generative") == "closed"
+
+    run(play, failures=1, batch=BatcherConfig(max_batch=1))
+
+
 def test_a_rung_that_was_too_slow_is_tried_once_a_second() -> None:
     async def play(site: Site) -> None:
         site.faults["generative"] = Fault(delay_s=0.5)

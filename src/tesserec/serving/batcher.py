@@ -27,6 +27,9 @@ from tesserec.serving.timings import BatchTimes
 
 __all__ = ["Answered", "Batcher", "BatcherConfig", "Fault", "Faulty", "Job", "QueueFull", "TooLate"]
 
+TURN_S = 0.03
+"""How long a batch waits for the one of another worker: one that is stuck holds up nobody for longer."""
+
 
 class QueueFull(ServiceError):
     """As many requests wait as may."""
@@ -55,7 +58,7 @@ class Fault:
 class BatcherConfig:
     """How requests are put together."""
 
-    max_batch: Annotated[int, Field(ge=1)] = 16
+    max_batch: Annotated[int, Field(ge=1)] = 8
     """Requests that are answered together at most: who comes next waits for all of them."""
     capacity: Annotated[int, Field(ge=1)] = 256
     """Requests that may wait."""
@@ -104,13 +107,17 @@ class Batcher:
         threads: int = 1,
         faults: Mapping[Rung, Fault] | None = None,
         batched: Callable[[Rung, int], None] = lambda rung, size: None,
+        turn: threading.Lock | None = None,
     ) -> None:
-        """``threads``: of torch. ``faults`` is read at each batch; ``batched`` is told of each batch in the thread."""
+        """``threads``: of torch. ``faults`` is read at each batch; ``batched`` is told of each batch in the thread.
+        Workers that share a ``turn`` compute one after the other where they can.
+        """
         self.rung = rung
         self._config = config
         self._threads = threads
         self._faults = {} if faults is None else faults
         self._batched = batched
+        self._turn = turn or threading.Lock()
         self._times = BatchTimes()
         self._waiting: deque[Job] = deque()
         self._running: tuple[float, int] | None = None  # since when, how many
@@ -182,17 +189,26 @@ class Batcher:
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
         while True:
-            batch = self._take()
-            if batch is None:
-                return
-            if batch:
-                self._answer(batch)
+            self._wait()
+            mine = self._turn.acquire(timeout=TURN_S)
+            try:
+                batch = self._take()
+                if batch is None:
+                    return
+                if batch:
+                    self._answer(batch)
+            finally:
+                if mine:
+                    self._turn.release()
+
+    def _wait(self) -> None:
+        """For a job, or the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
 
     def _take(self) -> list[Job] | None:
         """The job that waits longest, and those of its group; None when closed. Those nobody waits for are dropped."""
         with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
             if self._closed:
                 return None
             now = time.monotonic()

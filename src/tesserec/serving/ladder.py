@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ Reason = Literal["open", "slow", "full", "late", "failed"]
 State = Literal["closed", "open", "half_open"]
 TRY_S = 1.0
 """How often a rung whose batches took too long lately is tried all the same."""
+NETWORKS: frozenset[Rung] = frozenset({"generative", "dense"})
 MAX_BREAKERS = 64
 """Of rungs of versions; the ones that were asked longest ago are forgotten."""
 
@@ -45,10 +47,11 @@ class LadderConfig:
 
     deadline_ms: Annotated[float, Field(ge=1, le=10_000)] = 150.0
     """Within this time a request is answered unless it says otherwise."""
-    step_ms: Annotated[float, Field(ge=0)] = 15.0
+    step_ms: Annotated[float, Field(ge=0)] = 8.0
     """What a rung has to leave to each one below it, at most a tenth of the deadline."""
     failures: Annotated[int, Field(ge=1)] = 5
-    """Failures and late answers in a row after which a rung is not asked any more."""
+    """Failures and late answers in a row after which a rung is not asked any more. A late one counts where its batch
+    had half of the deadline to itself."""
     open_s: Annotated[float, Field(gt=0)] = 5.0
     """How long it is not asked then."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -120,9 +123,15 @@ class Ladder:
         """``faults`` is read at each batch, so that tests can change it while requests go on."""
         self.config = config or LadderConfig()
         self._observer = observer or Observer()
+        turn = threading.Lock()  # of the networks: two at once take longer than one after the other
         self._batchers: dict[Rung, Batcher] = {
             rung: Batcher(
-                rung, self.config.batch, threads=self.config.threads, faults=faults, batched=self._observer.batch
+                rung,
+                self.config.batch,
+                threads=self.config.threads,
+                faults=faults,
+                batched=self._observer.batch,
+                turn=turn if rung in NETWORKS else None,
             )
             for rung in RUNGS
             if rung != "popularity"
@@ -148,7 +157,7 @@ class Ladder:
         workers = [] if question.past.is_empty else [rung for rung in model.rungs if rung in self._batchers]
         step_s = min(self.config.step_ms / 1e3, total_s / 10)
         for below, rung in zip(range(len(workers), 0, -1), workers, strict=True):
-            reason = await self._try(rung, model, question, deadline - below * step_s)
+            reason = await self._try(rung, model, question, deadline - below * step_s, total_s)
             if isinstance(reason, Answered):
                 return Climbed(rung, reason, tuple(fallen))
             fallen.append((rung, reason))
@@ -162,7 +171,9 @@ class Ladder:
         for batcher in self._batchers.values():
             batcher.close()
 
-    async def _try(self, rung: Rung, model: LoadedModel, question: Question, until: float) -> Answered | Reason:
+    async def _try(
+        self, rung: Rung, model: LoadedModel, question: Question, until: float, total_s: float
+    ) -> Answered | Reason:
         """The answer of one rung by ``until``, or why there is none."""
         batcher, breaker = self._batchers[rung], self._breaker(model.version, rung)
         now = time.monotonic()
@@ -185,7 +196,7 @@ class Ladder:
         finally:
             batcher.drop(job)
         result = _result(job)
-        self._report(rung, model.version, job, result)
+        self._report(rung, model.version, job, result, fair_until=until - total_s / 2)
         return result
 
     def _fits(self, batcher: Batcher, now: float, until: float) -> bool:
@@ -197,13 +208,13 @@ class Ladder:
         self._next_try[batcher.rung] = now + TRY_S
         return True
 
-    def _report(self, rung: Rung, version: str, job: Job, result: Answered | Reason) -> None:
-        """Tell the breaker. Who waited in vain for others says nothing of the rung."""
+    def _report(self, rung: Rung, version: str, job: Job, result: Answered | Reason, fair_until: float) -> None:
+        """Tell the breaker. Who waited for others for most of the time, and was late, says nothing of the rung."""
         breaker = self._breaker(version, rung)
         before = breaker.state
         if isinstance(result, Answered):
             breaker.succeeded()
-        elif job.begun is None:
+        elif job.begun is None or (result == "late" and job.begun > fair_until):
             breaker.gave_up()
         else:
             breaker.failed(time.monotonic(), job.begun)
