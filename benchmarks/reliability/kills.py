@@ -9,6 +9,7 @@ import argparse
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,18 +73,28 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--store", help="postgresql://… or redis://…; SQLite without it")
+    parser.add_argument("--services", type=int, default=1, help="as many at once, each with a home of its own")
     parser.add_argument("--no-record", action="store_true", help="only print")
     given = parser.parse_args()
     name = "sqlite" if given.store is None else given.store.partition(":")[0]
     counts = Counts.read(given.work / f"kills_{name}.json", name)
     bundle = demo_bundle(given.work)
     options = [] if given.store is None else ["--store", given.store]
-    service = Process(bundle, given.work / f"kills_home_{name}", options=options)
-    service.start()
-    while counts.kills < given.kills:
-        counts.add(*one_round(service, counts.kills))
-        print(counts, flush=True)
-    service.kill()
+    turn, numbers = threading.Lock(), iter(range(counts.kills, given.kills))
+
+    def rounds(home: Path) -> None:
+        service = Process(bundle, home, options=options)
+        service.start()
+        for number in numbers:
+            found = one_round(service, number)
+            with turn:
+                counts.add(*found)
+                print(counts, flush=True)
+        service.kill()
+
+    homes = [given.work / f"kills_home_{name}_{number}" for number in range(given.services)]
+    with ThreadPoolExecutor(given.services) as pool:
+        list(pool.map(rounds, homes))
     if not given.no_record:
         counts.record()
 
