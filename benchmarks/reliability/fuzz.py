@@ -88,7 +88,7 @@ def main() -> None:
         service.start()
         try:
             while counts["cases"] < given.cases:
-                found = fuzz(service.url, service.key, cases=1, seed=1 + counts["rounds"])
+                found = _round(service.url, service.key, seed=1 + counts["rounds"])
                 print(found.report, end="")
                 counts["rounds"] += 1
                 counts["cases"] += found.cases

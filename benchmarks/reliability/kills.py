@@ -73,9 +73,11 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--store", help="postgresql://… or redis://…; SQLite without it")
-    parser.add_argument("--services", type=int, default=1, help="as many at once, each with a home of its own")
+    parser.add_argument("--services", type=int, default=1, help="SQLite: as many at once, each with a home of its own")
     parser.add_argument("--no-record", action="store_true", help="only print")
     given = parser.parse_args()
+    if given.store is not None and given.services > 1:
+        parser.error("--services: several services cannot share one store: leave one of the two out")
     name = "sqlite" if given.store is None else given.store.partition(":")[0]
     counts = Counts.read(given.work / f"kills_{name}.json", name)
     bundle = demo_bundle(given.work)

@@ -1,16 +1,18 @@
 """A thousand swaps between two bundles under load: does a request fail or wait, are versions mixed?
 
-Half of what the service can take is asked of it, first without swaps, then while an administrator makes one version
-live after the other. Each answer must be, item by item, the list of the version that it names. Both versions stay in
-memory; what a swap costs that has to read a third bundle from disk first is measured apart.
+Half of what the service can take is asked of it, first without swaps, then while an administrator rolls back from one
+version to the other and back. Each answer must be, item by item, the list of the version that it names. Both versions
+stay in memory; what a swap costs that passes the gate, and has to read a third bundle from disk first, is measured
+apart.
 """
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,13 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
     full = _load.run(load(0, 10, 32))
     rate = full.ok / full.seconds / 2
     steady = _load.run(load(rate, max(num_swaps * PAUSE_S, 10)))
-    swapped, memory, seconds = under_load(service, partial(load, rate), versions[:2], num_swaps)
-    cold, _, _ = under_load(service, partial(load, rate), versions, min(NUM_COLD, num_swaps))
+    publish(service, versions[0])
+    publish(service, versions[1])
+    swapped, memory, seconds = under_load(service, partial(load, rate), partial(roll_back, service), num_swaps)
+    in_turn = itertools.cycle(versions)
+    cold, _, _ = under_load(
+        service, partial(load, rate), lambda: publish(service, next(in_turn)), min(NUM_COLD, num_swaps)
+    )
     failed = swapped.other_than(200) + cold.other_than(200)
     mixed = sum(is_mixed(*answer, expected) for answer in (*swapped.bodies, *cold.bodies))
     slope = float(np.polyfit(range(len(memory)), memory, 1)[0])
@@ -73,7 +80,8 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
         f"{os.cpu_count()} cores for service and generator, which took "
         f"{swapped.cpu_s / swapped.seconds / (os.cpu_count() or 1):.0%} of them; "
         f"p99 {steady.quantile(0.99):.1f} ms steady, {swapped.quantile(0.99):.1f} ms with swaps; "
-        f"memory {memory[0] / 2**20:.0f} MiB before, {memory[-1] / 2**20:.0f} MiB after"
+        f"memory {memory[0] / 2**20:.0f} MiB before, {memory[-1] / 2**20:.0f} MiB after; "
+        f"answers by status: {swapped.statuses}, and {cold.statuses} while bundles were published"
     )
     ratio = swapped.quantile(0.99) / steady.quantile(0.99)
     cold_ratio = cold.quantile(0.99) / steady.quantile(0.99)
@@ -92,29 +100,23 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
 
 
 def under_load(
-    service: Process, load: Any, versions: Sequence[str], number: int
+    service: Process, load: Any, swap: Callable[[], None], number: int
 ) -> tuple[_load.Outcome, list[int], float]:
-    """Make one version live after the other while requests come; the outcome, memory after each swap, and seconds."""
+    """Swap so often while requests come; the outcome, memory after each swap, and seconds."""
     begun = time.perf_counter()
+    swap()
+    swap()
+    each = (time.perf_counter() - begun) / 2
     # Longer than the swaps can take: the generator is told to stop by its own clock, so its length has to be known.
-    outcome = _load.start(load(swap_seconds(service, versions, number), keep=True))
+    outcome = _load.start(load(2 + number * (PAUSE_S + 2 * each), keep=True))
     time.sleep(1.0)
-    memory = []
-    for i in range(number):
-        publish(service, versions[(i + 1) % len(versions)])
+    begun, memory = time.perf_counter(), []
+    for _ in range(number):
+        swap()
         memory.append(service.rss_bytes())
         time.sleep(PAUSE_S)
     seconds = time.perf_counter() - begun
     return outcome(), memory, seconds
-
-
-def swap_seconds(service: Process, versions: Sequence[str], number: int) -> float:
-    """About how long so many swaps take, from a few of them."""
-    begun = time.perf_counter()
-    for version in versions:
-        publish(service, version)
-    each = (time.perf_counter() - begun) / len(versions)
-    return 2 + number * (PAUSE_S + 1.5 * each)
 
 
 def live_version(service: Process) -> str:
@@ -125,6 +127,12 @@ def live_version(service: Process) -> str:
 def publish(service: Process, version: str) -> None:
     """Make a version live."""
     status, answer = service.ask("POST", "/api/admin/publish", {"version": version, "force": True}, timeout_s=120)
+    assert status == 200, answer
+
+
+def roll_back(service: Process) -> None:
+    """Make the version before live again, and the live one the one before."""
+    status, answer = service.ask("POST", "/api/admin/rollback", timeout_s=120)
     assert status == 200, answer
 
 

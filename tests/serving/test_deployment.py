@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.serving.bundles import damage, shop_bundle
+from tests.serving.serving_process import until
 
 from tesserec.errors import BundleError, ServiceError
 from tesserec.recommender import Recommender
@@ -51,14 +51,6 @@ def deployment(versions: Versions) -> Iterator[Deployment[Recommender]]:
     deployment.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
-    end = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
-
-
 def sequence(versions: Versions) -> int:
     """Of what ``live.json`` says now."""
     pointer = versions.pointer()
@@ -88,9 +80,9 @@ def test_who_answers_is_told_once_a_change(versions: Versions, bundles: list[Pat
     deployment.start()
     (first,) = versions.ids()
     second = versions.publish(bundles[1])
-    until(lambda: deployment.serving.live.version == second)
+    assert until(lambda: deployment.serving.live.version == second)
     versions.canary(first, 0.5)
-    until(lambda: deployment.serving.canary is not None)
+    assert until(lambda: deployment.serving.canary is not None)
     assert deployment.wait(sequence(versions), LONG_S)
     deployment.close()
     assert told == [(first, None), (second, None), (second, first)]
@@ -101,7 +93,7 @@ def test_a_version_in_memory_can_be_asked_for(
 ) -> None:
     (first,) = versions.ids()
     second = versions.publish(bundles[1])
-    until(lambda: deployment.serving.live.version == second)
+    assert until(lambda: deployment.serving.live.version == second)
     assert deployment.loaded(second).model is deployment.current().model
     assert deployment.loaded(first).version == first
     with pytest.raises(ServiceError, match=f"version 'x' is not in memory: there are {first}, {second}"):
@@ -126,7 +118,7 @@ def test_commands_of_another_process_take_effect(
     program += "print(Versions(Path(sys.argv[1])).publish(Path(sys.argv[2])))"
     command = [sys.executable, "-c", program, str(versions.folder), str(bundles[1])]
     version = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    until(lambda: deployment.current().version == version)
+    assert until(lambda: deployment.current().version == version)
 
 
 def test_a_canary_answers_its_share_of_users_and_always_the_same_ones(
@@ -198,11 +190,11 @@ def test_a_damaged_pointer_changes_nothing(versions: Versions, deployment: Deplo
     file = versions.folder / "live.json"
     whole = file.read_text()
     file.write_text("{")
-    until(lambda: bool(deployment.notes))
+    assert until(lambda: bool(deployment.notes))
     assert "what is live cannot be read, nothing changes" in deployment.notes[0]
     assert deployment.current().version == versions.ids()[0]
     file.write_text(whole)
-    until(lambda: not deployment.notes)
+    assert until(lambda: not deployment.notes)
 
 
 def test_a_load_is_of_low_priority_and_warm_before_it_answers(versions: Versions, bundles: list[Path]) -> None:
@@ -222,14 +214,14 @@ def test_a_load_is_of_low_priority_and_warm_before_it_answers(versions: Versions
     deployment.start()
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     second = versions.publish(bundles[1])
-    until(lambda: len(seen) == 2)
+    assert until(lambda: len(seen) == 2)
     assert deployment.loading == second
     assert deployment.current().version == first, "not before it is warm"
     versions.rollback()
-    until(lambda: deployment.current().version == first and sequence(versions) == 3)
+    assert until(lambda: deployment.current().version == first and sequence(versions) == 3)
     assert deployment.wait(3, LONG_S), "a rollback does not wait for a load"
     ready.set()
-    until(lambda: second in deployment.resident())
+    assert until(lambda: second in deployment.resident())
     deployment.close()
     assert deployment.current().version == first
     assert deployment.loading is None
@@ -276,7 +268,7 @@ def test_requests_go_on_while_versions_change(
         versions.rollback()
         assert deployment.wait(sequence(versions), LONG_S)
         seen = len(answers)
-        until(lambda seen=seen: len(answers) > seen + 1)  # type: ignore[misc]
+        assert until(lambda seen=seen: len(answers) > seen + 1)  # type: ignore[misc]
     stop.set()
     thread.join()
     assert failures == []

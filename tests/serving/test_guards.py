@@ -6,7 +6,7 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.serving.live import listening
+from tests.serving.serving_process import until
 
 from tesserec.serving import guards
 from tesserec.serving.access import Access, AccessConfig
@@ -238,16 +239,6 @@ def gated(gate: Gate) -> list[Route]:
     ]
 
 
-def within(what: Callable[[], bool]) -> bool:
-    """Whether something becomes true in a while."""
-    waiting = threading.Event()
-    for _ in range(2000):
-        if what():
-            return True
-        waiting.wait(0.005)
-    return False
-
-
 def test_more_than_can_be_worked_on_is_told_to_come_back(tmp_path: Path) -> None:
     gate, seen = Gate(), Seen()
     app = guarded(tmp_path, gated(gate), seen, admission=AdmissionConfig(recommend=2, retry_after_s=3))
@@ -290,7 +281,7 @@ def test_work_is_given_up_when_the_client_goes_away(tmp_path: Path) -> None:
         assert gate.entered.acquire(timeout=10)
         connection.close()
         assert gate.cancelled.wait(10)
-        assert within(lambda: seen.requests == [("POST", "/api/recommend", guards.CLIENT_GONE)])
+        assert until(lambda: seen.requests == [("POST", "/api/recommend", guards.CLIENT_GONE)])
         assert not any(app.admission.in_flight.values())
 
 
@@ -302,7 +293,7 @@ def test_a_change_goes_through_to_its_end(tmp_path: Path) -> None:
         connection.close()
         assert not gate.cancelled.wait(0.2)
         gate.open.set()
-        assert within(lambda: seen.requests == [("POST", "/api/events", 200)])
+        assert until(lambda: seen.requests == [("POST", "/api/events", 200)])
 
 
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Micro-batching: one thread that answers together what waits together.
 
-A network answers sixteen requests in little more than the time of four, so requests that arrive while a batch is under
+A network answers eight requests in about twice the time of one, so requests that arrive while a batch is under
 way wait for it and share the next; nobody waits for others to come. A request whose client went away, or whose time is
 up, is dropped before its batch begins.
 """
