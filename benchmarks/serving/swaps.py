@@ -33,7 +33,7 @@ FIGURES = (
 )
 
 NUM_SWAPS = 1000
-NUM_COLD = 30
+NUM_COLD = 10
 NUM_REQUESTS = 400
 """Different requests, whose lists by each version are known."""
 PAUSE_S = 0.1
