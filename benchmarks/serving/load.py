@@ -75,13 +75,11 @@ def measure(service: Process, bundle: Path, seconds: float, seed: int) -> dict[s
     requests = [_load.post("/api/recommend", body, service.key) for body in bodies(bundle, 2000, seed)]
     load = partial(_load.Load, "127.0.0.1", service.port, requests, seed=seed)
     _load.run(load(0, 3, 8))  # warm
+    found = layer(service, bundle, seed)  # before what is too much: a rung is left alone for some seconds after that
     full = _load.run(load(0, seconds, 32, keep=True))
     saturation = full.ok / full.seconds
-    found = {
-        "generative_100": generative_share(full),
-        "saturation": saturation,
-        "client_share": full.cpu_s / full.seconds / (os.cpu_count() or 1),
-    }
+    found |= {"generative_100": generative_share(full), "saturation": saturation}
+    found["client_share"] = full.cpu_s / full.seconds / (os.cpu_count() or 1)
     found["failed"] = full.other_than(200, 429)
     for percent in (50, 80):
         some = _load.run(load(saturation * percent / 100, seconds, keep=True))
@@ -92,7 +90,7 @@ def measure(service: Process, bundle: Path, seconds: float, seed: int) -> dict[s
     found |= {"goodput": many.ok / many.seconds / saturation, "p99_3x": many.quantile(0.99)}
     found["refused"] = many.statuses.get(429, 0) / max(sum(many.statuses.values()), 1)
     found["failed"] += many.other_than(200, 429)
-    return found | layer(service, bundle, seed)
+    return found
 
 
 def generative_share(outcome: _load.Outcome) -> float:
@@ -113,6 +111,7 @@ def layer(service: Process, bundle: Path, seed: int) -> dict[str, float]:
     finally:
         constant.stop()
     return {
+        "generative_1": generative_share(answers),
         "http_p50": float(np.median(over_ms)),
         "http_p99": float(np.quantile(over_ms, 0.99)),
         "own_p50": float(np.median(own_ms)),
@@ -135,6 +134,11 @@ def report(rounds: Sequence[dict[str, float]], peak_bytes: int, seconds: float, 
         "serving.p99_ms.at_50": ("p99_50", "ms", "open loop at 50 % of saturation"),
         "serving.p50_ms.at_80": ("p50_80", "ms", "open loop at 80 % of saturation"),
         "serving.p99_ms.at_80": ("p99_80", "ms", "open loop at 80 % of saturation"),
+        "serving.generative_share.alone": (
+            "generative_1",
+            "share",
+            "answers of the highest rung, one request at a time",
+        ),
         "serving.generative_share.at_50": ("generative_50", "share", "answers of the highest rung, 50 % of saturation"),
         "serving.generative_share.at_80": ("generative_80", "share", "answers of the highest rung, 80 % of saturation"),
         "serving.generative_share.at_100": ("generative_100", "share", "answers of the highest rung, closed loop"),
