@@ -2,8 +2,7 @@
 
 Half of what the service can take is asked of it, first without swaps, then while an administrator rolls back from one
 version to the other and back. Each answer must be, item by item, the list of the version that it names. Both versions
-stay in memory; what a swap costs that passes the gate, and has to read a third bundle from disk first, is measured
-apart.
+stay in memory; what a swap costs that has to read a third bundle from disk first is measured apart.
 """
 
 import argparse
@@ -33,7 +32,7 @@ FIGURES = (
 )
 
 NUM_SWAPS = 1000
-NUM_COLD = 10
+NUM_COLD = 30
 NUM_REQUESTS = 400
 """Different requests, whose lists by each version are known."""
 PAUSE_S = 0.1

@@ -88,7 +88,8 @@ def publish(
 
     with closing(open_store(store, home, namespace)) as opened:
         released = release(bundle, _versions(home, namespace), opened, force=force)
-    say_lines(released.report.text())
+    if released.report is not None:
+        say_lines(released.report.text())
     typer.echo(released.version)
 
 
@@ -140,7 +141,7 @@ def nightly(
     namespace: NamespaceOption = "default",
     store: StoreOption = None,
     full: Annotated[bool, typer.Option("--full", help="Fit anew, with new codebooks.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Publish whatever the gate says.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do not ask the gate.")] = False,
 ) -> None:
     """Fit the live version on from what the service has seen since, and publish it if the gate lets it pass."""
     from tesserec.serving.nightly import NightlyConfig, run_nightly

@@ -271,7 +271,7 @@ def test_versions_are_published_and_rolled_back(tmp_path: Path) -> None:
         bad(client.put("/api/admin/canary", json={"version": absent}), 404, "there is no version")
         bad(client.post("/api/admin/publish", json={"version": "../../b"}), 422, "body.version")
         actions = [one["action"] for one in good(client.get("/api/admin/audit"))["entries"]]
-        assert actions[:5] == ["canary", "end canary", "canary", "rollback", "publish"]
+        assert actions[:5] == ["canary", "end canary", "canary", "rollback", "publish by force"]
 
 
 def test_the_gate_is_asked_before_a_version_goes_live(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None
         assert before is not None
         bad(client.put("/api/admin/canary", json={"version": broken, "share": 1.0}), 409, "what was live before stays")
         bad(client.post("/api/admin/publish", json={"version": broken, "force": True}), 409, "nothing")
-        assert versions.pointer() == dataclasses.replace(before, sequence=before.sequence + 2)
+        assert versions.pointer() == dataclasses.replace(before, sequence=before.sequence + 4)
         listed = good(client.get("/api/admin/versions"))
         assert (listed["live"], listed["canary"], listed["share"]) == (first, other, 0.5)
         assert good(client.get("/api/recommend/u01"))["items"]

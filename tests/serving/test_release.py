@@ -9,7 +9,7 @@ from tests.serving.test_gate import fitted, shuffled
 
 import shop
 from tesserec.bundle import Bundle, publish
-from tesserec.errors import ServiceError
+from tesserec.errors import BundleError, ServiceError
 from tesserec.serving.bundle_events import bundle_events, source_of
 from tesserec.serving.gate import GateConfig
 from tesserec.serving.release import release
@@ -41,7 +41,7 @@ def test_published_refused_and_forced(namespace: tuple[Versions, SQLiteStore], t
     assert (pointer.live, versions.ids()) == (first.version, [first.version])
     store.delete_user("u07").result()
     forced = release(bad, versions, store, config=FEW, force=True, key_id="k1", keep=0)
-    assert not forced.report.accepted
+    assert forced.report is None, "the gate was not asked"
     pointer = versions.pointer()
     assert pointer is not None
     assert (pointer.live, pointer.previous) == (forced.version, first.version)
@@ -57,3 +57,17 @@ def test_published_refused_and_forced(namespace: tuple[Versions, SQLiteStore], t
     assert str(entries[1].detail["reasons"]).startswith("['it is worse than live")
     third = release(shop_bundle(tmp_path / "c", 2), versions, store, config=FEW, force=True, keep=0)
     assert third.pruned == (first.version,)
+
+
+def test_force_replaces_a_damaged_live_version(namespace: tuple[Versions, SQLiteStore], tmp_path: Path) -> None:
+    versions, store = namespace
+    bundle = shop_bundle(tmp_path / "b")
+    live = release(bundle, versions, store, config=FEW).version
+    file = versions.path(live) / "model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"model\.safetensors is damaged"):
+        release(bundle, versions, store, config=FEW)
+    assert release(bundle, versions, store, config=FEW, force=True).version == live
+    assert file.read_bytes() == good
+    release(bundle, versions, store, config=FEW)

@@ -47,7 +47,7 @@ class NightlyConfig:
     keep: Annotated[int, Field(ge=0)] = 3
     """Newest versions that are kept beside those with a role."""
     force: bool = False
-    """Publish whatever the gate says."""
+    """Publish without asking the gate."""
 
 
 @dataclass(frozen=True)

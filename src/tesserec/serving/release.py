@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ class Released:
     """A bundle that is live now."""
 
     version: str
-    report: GateReport
+    report: GateReport | None
+    """None where the gate was not asked."""
     pruned: tuple[str, ...]
     """Versions that were deleted."""
 
@@ -35,17 +37,18 @@ def release(
     keep: int = 3,
     key_id: str = "command line",
 ) -> Released:
-    """Make ``bundle`` the live version if the gate lets it pass, or with ``force``; either is in the audit log.
+    """Make ``bundle`` the live version if the gate lets it pass; with ``force`` the gate is not asked.
 
-    Users whom the store deleted are taken out before it answers. Versions but the newest ``keep`` and those with a role
-    are deleted. Raises ``ServiceError`` with the gate's report where it is refused, ``BundleError`` that names a
-    damaged file.
+    Who is in a hurry does not wait for it, and it could not answer where the live version is damaged. Both are in the
+    audit log. Users whom the store deleted are taken out before it answers. Versions but the newest ``keep`` and those
+    with a role are deleted. Raises ``ServiceError`` with the gate's report where it is refused, ``BundleError`` that
+    names a damaged file.
     """
     pointer = versions.pointer()
     live = None if pointer is None else versions.path(pointer.live)
-    report = gate(bundle, live, store, config, reading=versions.reading())
-    if not report.accepted and not force:
-        _audit(store, key_id, "publish refused", report)
+    report = None if force else gate(bundle, live, store, config, reading=versions.reading())
+    if report is not None and not report.accepted:
+        _audit(store, key_id, "publish refused", bundle, reasons=report.reasons)
         reasons = "; ".join(report.reasons)
         raise ServiceError(f"{bundle.name} is not published: {reasons}. Publish it with force if it must be.")
     version = versions.add(bundle)
@@ -53,10 +56,12 @@ def release(
     if deleted:
         erase(versions, deleted, only=version)
     versions.go_live(version)
-    _audit(store, key_id, "publish" if report.accepted else "publish by force", report, version)
+    _audit(store, key_id, "publish by force" if force else "publish", bundle, version=version)
     return Released(version, report, tuple(versions.prune(keep)))
 
 
-def _audit(store: Store, key_id: str, action: str, report: GateReport, version: str | None = None) -> None:
-    detail = {"bundle": report.candidate, "version": version, "reasons": list(report.reasons)}
+def _audit(
+    store: Store, key_id: str, action: str, bundle: Path, *, version: str | None = None, reasons: Sequence[str] = ()
+) -> None:
+    detail = {"bundle": str(bundle), "version": version, "reasons": list(reasons)}
     store.add_audit(Audit(time.time(), key_id, action, detail)).result()
