@@ -2,7 +2,8 @@
 
 Half of what the service can take is asked of it, first without swaps, then while an administrator rolls back from one
 version to the other and back. Each answer must be, item by item, the list of the version that it names. Both versions
-stay in memory; what a swap costs that has to read a third bundle from disk first is measured apart.
+stay in memory; what a swap costs that has to read a third bundle from disk first is measured apart. So is what swaps
+leave in memory: requests of new shapes fill the caches of the kernels for some minutes, with and without swaps.
 """
 
 import argparse
@@ -63,23 +64,33 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
     load = partial(_load.Load, "127.0.0.1", service.port, requests)
     full = _load.run(load(0, 10, 32))
     rate = full.ok / full.seconds / 2
+    memory = [service.rss_bytes()]
     steady = _load.run(load(rate, max(num_swaps * PAUSE_S, 10)))
+    memory.append(service.rss_bytes())
     publish(service, versions[0])
     publish(service, versions[1])
-    swapped, memory, seconds = under_load(service, partial(load, rate), partial(roll_back, service), num_swaps)
+    memory.append(service.rss_bytes())
+    swapped, seconds = under_load(service, partial(load, rate), partial(roll_back, service), num_swaps)
+    memory.append(service.rss_bytes())
     in_turn = itertools.cycle(versions)
-    cold, _, _ = under_load(
+    cold, _ = under_load(
         service, partial(load, rate), lambda: publish(service, next(in_turn)), min(NUM_COLD, num_swaps)
     )
+    idle = []
+    for _ in range(num_swaps):
+        roll_back(service)
+        idle.append(service.rss_bytes())
     failed = swapped.other_than(200) + cold.other_than(200)
     mixed = sum(is_mixed(*answer, expected) for answer in (*swapped.bodies, *cold.bodies))
-    slope = float(np.polyfit(range(len(memory)), memory, 1)[0])
+    slope = float(np.polyfit(range(len(idle)), idle, 1)[0])
+    grown = [f"{(after - before) / 2**20:.0f} MiB" for before, after in (memory[:2], memory[2:], (idle[0], idle[-1]))]
     common = (
         f"{num_swaps} swaps of two versions in {seconds:.0f} s, {rate:.0f} requests a second, 50 % of saturation; "
         f"{os.cpu_count()} cores for service and generator, which took "
         f"{swapped.cpu_s / swapped.seconds / (os.cpu_count() or 1):.0%} of them; "
         f"p99 {steady.quantile(0.99):.1f} ms steady, {swapped.quantile(0.99):.1f} ms with swaps; "
-        f"memory {memory[0] / 2**20:.0f} MiB before, {memory[-1] / 2**20:.0f} MiB after; "
+        f"memory grew by {grown[0]} in {steady.seconds:.0f} s of load without swaps, by {grown[1]} in {seconds:.0f} s "
+        f"with them, and by {grown[2]} with as many swaps and no requests, which is what a swap is charged with; "
         f"answers by status: {swapped.statuses}, and {cold.statuses} while bundles were published"
     )
     ratio = swapped.quantile(0.99) / steady.quantile(0.99)
@@ -98,10 +109,8 @@ def measure(service: Process, bundles: Sequence[Path], num_swaps: int) -> None:
     print(common)
 
 
-def under_load(
-    service: Process, load: Any, swap: Callable[[], None], number: int
-) -> tuple[_load.Outcome, list[int], float]:
-    """Swap so often while requests come; the outcome, memory after each swap, and seconds."""
+def under_load(service: Process, load: Any, swap: Callable[[], None], number: int) -> tuple[_load.Outcome, float]:
+    """Swap so often while requests come; the outcome, and seconds."""
     begun = time.perf_counter()
     swap()
     swap()
@@ -109,13 +118,12 @@ def under_load(
     # Longer than the swaps can take: the generator is told to stop by its own clock, so its length has to be known.
     outcome = _load.start(load(2 + number * (PAUSE_S + 2 * each), keep=True))
     time.sleep(1.0)
-    begun, memory = time.perf_counter(), []
+    begun = time.perf_counter()
     for _ in range(number):
         swap()
-        memory.append(service.rss_bytes())
         time.sleep(PAUSE_S)
     seconds = time.perf_counter() - begun
-    return outcome(), memory, seconds
+    return outcome(), seconds
 
 
 def live_version(service: Process) -> str:
