@@ -2,8 +2,9 @@
 
 Requests are drawn from the service's own description, valid ones and broken ones; every answer must have a status, a
 media type, headers and a body that the description declares, and what was deleted must be gone. ``drain`` is left out:
-it makes ``ready`` answer 503, as it should, which counts as a failure here.
-Rounds go on from where an earlier run of this script was stopped; a run of another commit begins anew.
+it makes ``ready`` answer 503, as it should, which counts as a failure here. There is a second version, so that what is
+about versions has something to do. Rounds go on from where an earlier run of this script was stopped; a run of another
+commit begins anew.
 """
 
 import argparse
@@ -64,7 +65,8 @@ def _round(url: str, key: str, seed: int) -> Fuzzed:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]
         command += ["--header", f"Authorization: Bearer {key}", "--checks", "all", "--max-examples", str(EXAMPLES)]
         command += ["--exclude-path", "/api/admin/drain", "--seed", str(seed), "--continue-on-failure"]
-        command += ["--rate-limit", "auto", "--no-color", "--report", "json", "--report-json-path", str(report)]
+        command += ["--rate-limit", "auto", "--request-timeout", "60"]
+        command += ["--no-color", "--report", "json", "--report-json-path", str(report)]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": os.pathsep.join(sys.path)}
         ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
         if not report.is_file():
@@ -82,11 +84,12 @@ def main() -> None:
     given = parser.parse_args()
     path = given.work / "fuzz.json"
     counts = {"rounds": 0, "cases": 0, "failures": 0, **kept(path)}
-    bundle = demo_bundle(given.work)
+    bundles = [demo_bundle(given.work, seed=seed) for seed in range(2)]
     with tempfile.TemporaryDirectory() as folder:
-        service = Process(bundle, Path(folder) / "home")
+        service = Process(bundles[0], Path(folder) / "home")
         service.start()
         try:
+            service.publish(bundles[1])
             while counts["cases"] < given.cases:
                 found = _round(service.url, service.key, seed=1 + counts["rounds"])
                 print(found.report, end="")

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.serving.bundles import shop_bundle
 
-import shop
 from benchmarks.reliability.fuzz import fuzz
-from tesserec.bundle import publish
 
 CASES = 20_000
 
@@ -28,16 +27,18 @@ def ready_at(serving: subprocess.Popen[bytes], log: Path) -> str:
 @pytest.mark.prove
 @pytest.mark.timeout(7200)
 def test_nothing_that_is_drawn_breaks_the_service(tmp_path: Path) -> None:
-    publish(tmp_path / "shop", shop.contents())
+    first, second = (shop_bundle(tmp_path / f"shop{day}", day) for day in (1, 2))
     tool = [sys.executable, "-m", "tesserec"]
     home = ["--home", str(tmp_path / "home")]
     made = subprocess.run(
         [*tool, "service", "key", "create", "fuzz", *home], capture_output=True, text=True, check=True
     )
     with (tmp_path / "log").open("w") as log:
-        serving = subprocess.Popen([*tool, "serve", str(tmp_path / "shop"), *home, "--port", "0"], stderr=log)
+        serving = subprocess.Popen([*tool, "serve", str(first), *home, "--port", "0"], stderr=log)
     try:
-        found = fuzz(ready_at(serving, tmp_path / "log"), made.stdout.strip(), cases=CASES)
+        url = ready_at(serving, tmp_path / "log")
+        subprocess.run([*tool, "service", "publish", str(second), *home], check=True)
+        found = fuzz(url, made.stdout.strip(), cases=CASES)
         assert serving.poll() is None
     finally:
         serving.kill()

@@ -345,6 +345,8 @@ def test_keys_over_http(tmp_path: Path) -> None:
         read = {"X-API-Key": reader["key"]}
         good(client.get("/api/recommend/u01", headers=read))
         bad(client.post("/api/events", json={}, headers=read), 403, "no scope 'write'")
+        twice = {"name": "x", "scopes": ["read", "read"]}
+        bad(client.post("/api/admin/keys", json=twice, headers=key), 422, "has a value twice: give each once")
         bad(client.delete(f"/api/admin/keys/{made['key_id']}", headers=key), 409, "a key does not revoke itself")
         assert good(client.delete(f"/api/admin/keys/{reader['key_id']}", headers=key))["revoked"] is not None
         bad(client.get("/api/recommend/u01", headers=read), 401, "opens nothing")

@@ -70,4 +70,5 @@ def test_force_replaces_a_damaged_live_version(namespace: tuple[Versions, SQLite
         release(bundle, versions, store, config=FEW)
     assert release(bundle, versions, store, config=FEW, force=True).version == live
     assert file.read_bytes() == good
-    release(bundle, versions, store, config=FEW)
+    assert release(bundle, versions, store, config=FEW).report is not None
+    assert release(versions.path(live), versions, store, config=FEW).report is None, "nothing to compare with"

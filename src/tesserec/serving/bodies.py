@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tesserec.serving.access import NAMESPACE
 from tesserec.serving.keys import Scope
@@ -57,6 +57,15 @@ Filter = Annotated[Expression, Field(examples=["price < 10"])]
 Cutoff = Annotated[int, Field(ge=1, le=200)]
 VersionId = Annotated[str, Field(pattern=r"^[0-9]{8}-[0-9]{6}-[0-9a-f]{8}$", examples=["20261127-045412-0a1b2c3d"])]
 """The name of a version that is in the home folder already; nothing else is ever loaded."""
+
+
+def _different(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise ValueError("has a value twice: give each once")
+    return values
+
+
+_DIFFERENT = (AfterValidator(_different), Field(json_schema_extra={"uniqueItems": True}))
 
 
 class _Body(BaseModel):
@@ -256,9 +265,10 @@ class KeyIn(_Body):
     """A key to make."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._ -]+$", examples=["shop backend"])]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3, json_schema_extra={"uniqueItems": True})]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3), *_DIFFERENT]
     namespaces: (
-        Annotated[list[Annotated[str, Field(pattern=NAMESPACE)]], Field(min_length=1, max_length=100)] | None
+        Annotated[list[Annotated[str, Field(pattern=NAMESPACE)]], Field(min_length=1, max_length=100), *_DIFFERENT]
+        | None
     ) = None
     """The only ones it opens; None: all that the maker's own key opens."""
 

@@ -39,14 +39,15 @@ def release(
 ) -> Released:
     """Make ``bundle`` the live version if the gate lets it pass; with ``force`` the gate is not asked.
 
-    Who is in a hurry does not wait for it, and it could not answer where the live version is damaged. Both are in the
-    audit log. Users whom the store deleted are taken out before it answers. Versions but the newest ``keep`` and those
-    with a role are deleted. Raises ``ServiceError`` with the gate's report where it is refused, ``BundleError`` that
-    names a damaged file.
+    Who is in a hurry does not wait for it, and it could not answer where the live version is damaged. Nor is it asked
+    about the live version itself. All is in the audit log. Users whom the store deleted are taken out before it
+    answers. Versions but the newest ``keep`` and those with a role are deleted. Raises ``ServiceError`` with the gate's
+    report where it is refused, ``BundleError`` that names a damaged file.
     """
     pointer = versions.pointer()
     live = None if pointer is None else versions.path(pointer.live)
-    report = None if force else gate(bundle, live, store, config, reading=versions.reading())
+    is_live = live is not None and bundle.resolve() == live.resolve()
+    report = None if force or is_live else gate(bundle, live, store, config, reading=versions.reading())
     if report is not None and not report.accepted:
         _audit(store, key_id, "publish refused", bundle, reasons=report.reasons)
         reasons = "; ".join(report.reasons)
