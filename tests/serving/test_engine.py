@@ -12,7 +12,7 @@ from tests.serving.served_shop import bundle
 from tesserec.errors import DataError, StoreError, UnknownIdError
 from tesserec.recommender import NO_HISTORY, Recommender
 from tesserec.serving.batcher import Fault
-from tesserec.serving.engine import LATE_HISTORY, EngineConfig, Overloaded
+from tesserec.serving.engine import KEEP_S, LATE_HISTORY, EngineConfig, Overloaded
 from tesserec.serving.ladder import LadderConfig
 from tesserec.serving.records import Event, Item
 from tesserec.serving.rungs import RUNGS
@@ -60,14 +60,14 @@ def test_a_response_says_what_it_is() -> None:
         assert set(response.stages_ms) == {"filter", "history", "queue", "model", "slate", "total"}
         assert response.stages_ms["total"] >= response.stages_ms["model"] > 0
         assert response.notes == []
-        await asyncio.sleep(0)  # a list is logged after its reply
+        await asyncio.sleep(2 * KEEP_S)  # a list is logged some time after its reply
         await asyncio.to_thread(shop.store.check)
         logged = shop.store.impressions_of("u00", 0)
         assert [one.response_id for one in logged] == [response.response_id]
         assert list(logged[0].items) == ids(response)
         assert (logged[0].scenario, logged[0].rung, logged[0].propensities) == ("cart", "generative", None)
         await shop.engine.recommend(RecommendRequest(user_id="u00", k=3), shown=False)
-        await asyncio.sleep(0)  # a list is logged after its reply
+        await asyncio.sleep(2 * KEEP_S)  # a list is logged some time after its reply
         await asyncio.to_thread(shop.store.check)
         assert shop.store.impressions_of("u00", 0) == logged
 
@@ -126,7 +126,7 @@ def test_rules() -> None:
         assert ids(boosted) == [last.item_id, *ids(plain)[:3]]
         drawn = await ask(RecommendRequest(user_id="u00", k=4, sample=1.0))
         assert all(0 < (item.propensity or 0) <= 1 for item in drawn.items)
-        await asyncio.sleep(0)  # a list is logged after its reply
+        await asyncio.sleep(2 * KEEP_S)  # a list is logged some time after its reply
         await asyncio.to_thread(shop.store.check)
         logged = shop.store.impressions_of("u00", 0)[-1]
         assert logged.propensities == tuple(item.propensity for item in drawn.items)

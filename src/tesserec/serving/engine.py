@@ -46,6 +46,8 @@ T = TypeVar("T")
 WEEK_S = 7 * 86_400.0
 NUM_ITEM_LOCKS = 64
 LATE_HISTORY = "the history could not be read in time: popular items of the moment"
+KEEP_S = 0.05
+"""How long a list waits for others to be kept with: each transaction takes the interpreter from requests under way."""
 MANY = 256
 """Requests that ``recommend_many`` answers at once."""
 
@@ -100,6 +102,7 @@ class Engine:
         self._revision = 0
         self._in_flight = 0
         self._item_locks = [asyncio.Lock() for _ in range(NUM_ITEM_LOCKS)]
+        self._unkept: list[Impression] = []
         self._unlogged: dict[str, Future[None]] = {}
 
     @property
@@ -242,6 +245,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the threads; what is under way is finished."""
+        self._keep_all()
         self._reads.shutdown(wait=False, cancel_futures=True)
         self._rules.shutdown(wait=False, cancel_futures=True)
         self._items.shutdown(wait=False, cancel_futures=True)
@@ -324,6 +328,8 @@ class Engine:
         user_id = asked.request.user_id
         if not asked.request.rotate or user_id is None:
             return {}
+        if any(one.user_id == user_id for one in self._unkept):
+            self._keep_all()
         pending = self._unlogged.get(user_id)
         if pending is not None:  # what was answered a moment ago counts too
             await asyncio.wait({asyncio.wrap_future(pending)})
@@ -336,7 +342,14 @@ class Engine:
         self.recent_requests.add(request.user_id, asked.events, request.history or (), request.k)
         self._observer.answered(response, request.scenario, deadline_ms)
         if self.config.log_impressions and shown:
-            self._keep([asked.impression(response)])
+            if not self._unkept:
+                asyncio.get_running_loop().call_later(KEEP_S, self._keep_all)
+            self._unkept.append(asked.impression(response))
+
+    def _keep_all(self) -> None:
+        kept, self._unkept = self._unkept, []
+        if kept:
+            self._keep(kept)
 
     def _keep(self, impressions: Sequence[Impression]) -> Future[None]:
         future = self._store.add_impressions(impressions)
