@@ -22,6 +22,10 @@ _ONE = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "kind": "purchase", 
 _EXAMPLES: dict[str, Any] = {
     "one": {"summary": "One event", "value": _ONE},
     "batch": {"summary": "Several", "value": {"events": [_ONE, {**_ONE, "event_id": "e2", "kind": "view"}]}},
+    "session": {
+        "summary": "Of somebody who is not known",
+        "value": {"event_id": "e3", "user_id": "session:s1", "item_id": "i1", "kind": "view"},
+    },
 }
 _LINES: dict[str, Any] = {
     "requestBody": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from tesserec.serving.api import CHANGES, READS, PathId, linked, shop_of
 from tesserec.serving.bodies import Merge, Merged, SessionOut, UserDeleted, UserExport, UsersOut
@@ -14,6 +14,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/api", tags=["users"])
 
+SessionId = Annotated[PathId, Path(examples=["s1"])]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _ID = {"user_id": "$request.path.user_id"}
 _LINKS = linked(export=("export_user", _ID), recommend=("recommend_to_user", _ID), delete=("delete_user", _ID))
@@ -50,14 +51,14 @@ async def delete_user(request: Request, user_id: PathId) -> UserDeleted:
 
 
 @router.get("/sessions/{session_id}", operation_id="get_session", responses={**READS})
-async def get_session(request: Request, session_id: PathId, limit: Limit = 100) -> SessionOut:
+async def get_session(request: Request, session_id: SessionId, limit: Limit = 100) -> SessionOut:
     """Read what somebody did who is not known: events whose user is ``session:`` and the session's id."""
     user = await shop_of(request).user(session_user(session_id), limit)
     return SessionOut(session_id=session_id, user_id=user.user_id, history=user.history)
 
 
 @router.post("/sessions/{session_id}/merge", operation_id="merge_session", responses={**CHANGES})
-async def merge_session(request: Request, session_id: PathId, body: Merge) -> Merged:
+async def merge_session(request: Request, session_id: SessionId, body: Merge) -> Merged:
     """Make a session a part of a user's history, as when somebody logs in; the session is gone afterwards."""
     moved = await shop_of(request).move_events(session_user(session_id), body.user_id)
     return Merged(user_id=body.user_id, moved=moved)
