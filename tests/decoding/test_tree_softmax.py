@@ -189,6 +189,23 @@ def test_products_of_each_parent_equal_those_of_each_pair(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+def test_an_only_child_has_probability_1_and_teaches_nothing():
+    codes = [[0, 0, 1], [0, 1, 2], [1, 0, 0], [2, 2, 0]]
+    trie = Trie.build(SemanticIds(torch.tensor(codes), (3, 3, 3), "only"))
+    model = softmax_of(trie, NodeRows.chosen(trie, torch.ones(4), 1, 9))
+    states_SD = torch.randn(2, D)
+    state_P, items_P = torch.arange(2).repeat_interleave(4), torch.arange(4).repeat(2)
+    teacher_SN = torch.randn(2, 4).log_softmax(1)
+    hard_P, soft_P = model.distilled(states_SD, state_P, items_P, teacher_SN)
+    torch.testing.assert_close(hard_P.view(2, 4), by_hand(model, codes, (3, 3, 3))(states_SD))
+    first_P = model.path_log_probs(states_SD, state_P, items_P)
+    torch.testing.assert_close(hard_P, first_P)
+    assert hard_P.view(2, 4).exp().sum(1).tolist() == pytest.approx([1, 1])
+    (hard_P.sum() + soft_P.sum()).backward()
+    assert not model.codes.weight.grad[6:].any(), "all nodes of the last level are only children"
+    assert model.codes.weight.grad[:3].any()
+
+
 def test_bonuses_of_nodes_are_added_to_their_logits():
     model = softmax_of(TRIE, NodeRows.chosen(TRIE, COUNTS, 1, 3))
     prefixes = [sorted({tuple(row[:depth]) for row in CODES}) for depth in (1, 2, 3)]

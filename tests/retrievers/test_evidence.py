@@ -5,6 +5,7 @@ import torch
 
 from tesserec.decoding.top_k import top_k
 from tesserec.errors import NotFittedError
+from tesserec.retrievers import evidence
 from tesserec.retrievers.evidence import (
     Shares,
     history_matrix,
@@ -72,8 +73,10 @@ def random_shares(generator, num_requests, num_items):
     return Shares(sp.csr_matrix(own.numpy()), shared_N), own + shared_N
 
 
+@pytest.mark.parametrize("small", [0, evidence.SMALL])
 @pytest.mark.parametrize("seed", range(12))
-def test_shares_are_as_if_written_out(seed):
+def test_shares_are_as_if_written_out(seed, small, monkeypatch):
+    monkeypatch.setattr(evidence, "SMALL", small)
     generator = torch.Generator().manual_seed(seed)
     shares, dense_BN = random_shares(generator, 3, 11)
     torch.testing.assert_close(shares.dense(), dense_BN)
@@ -93,10 +96,12 @@ def test_shares_are_as_if_written_out(seed):
         assert found.sort(1).values.tolist() == expected.sort(1).values.tolist()
 
 
-def test_without_own_items_all_requests_get_what_they_share():
+@pytest.mark.parametrize("small", [0, evidence.SMALL])
+def test_without_own_items_all_requests_get_what_they_share(small, monkeypatch):
+    monkeypatch.setattr(evidence, "SMALL", small)
     shares = Shares(no_own(2, 4), torch.tensor([0.1, 0.3, 0.0, 0.6]))
     requests = requests_of([[[3]], []], exclude_history=True)
-    assert shares.best(requests, 2).tolist() == [[0, 1], [1, 3]]
+    assert shares.best(requests, 2).sort(1).values.tolist() == [[0, 1], [1, 3]]
     assert shares.at(torch.tensor([[3], [2]])).tolist() == [[pytest.approx(0.6)], [0.0]]
     nobody = Shares(no_own(0, 4), shares.shared_N)
     assert nobody.best(requests_of([]), 2).shape == (0, 2)

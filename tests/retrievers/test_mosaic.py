@@ -17,7 +17,7 @@ from tesserec.retrievers.mosaic_network import own_rows
 from tesserec.testing.data import baskets, catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
-from tesserec.types import PAD, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
+from tesserec.types import PAD, Candidates, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
 
 EVERY = [[[item]] for item in range(12)]
 NEXT = [(item + 1) % 12 for item in range(12)]
@@ -183,6 +183,12 @@ def test_generation_equals_exhaustive_search(repeating):
     padded = network.item_log_probs(encoded, torch.tensor([[PAD, 3], [PAD, PAD], [1, PAD]]))
     expected = torch.stack([torch.tensor([0.0, every_BN[0, 3]]), torch.zeros(2), torch.tensor([every_BN[2, 1], 0.0])])
     torch.testing.assert_close(padded, expected)
+    given = Candidates(
+        torch.tensor([[3, 5], [3, PAD], [2, 1]]), torch.tensor([[-7.0, -8.0], [-9.0, -torch.inf], [0, 0]])
+    )
+    told = network.item_log_probs(encoded, torch.tensor([[PAD, 3, 4], [3, PAD, 0], [1, 2, 3]]), given)
+    expected = torch.tensor([[0, -7, every_BN[0, 4]], [-9, 0, every_BN[1, 0]], [0, 0, every_BN[2, 3]]])
+    torch.testing.assert_close(told, expected, msg="what was generated keeps its score, and the others get theirs")
 
 
 def test_dense_scores_are_log_probabilities_of_all_items(repeating):

@@ -180,8 +180,12 @@ class TreeSoftmax(nn.Module):
         return logits_BMC.log_softmax(-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
     def _cosines(self, level: int, states_BD: Tensor, nodes_BM: Tensor, num_children: int) -> Tensor:
-        """The cosine of each beam's query with the children of its node, [B, M, C]; 0 past the last child."""
-        beam_U = (nodes_BM >= 0).flatten().nonzero().squeeze(1)
+        """The cosine of each beam's query with the children of its node, [B, M, C]; 0 past the last child.
+
+        And for an only child, whose probability is 1 whatever it is.
+        """
+        branches_BM = (nodes_BM >= 0) & self._branches(level, nodes_BM.clamp(min=0))
+        beam_U = branches_BM.flatten().nonzero().squeeze(1)
         parent_U = nodes_BM.flatten()[beam_U]
         query_UD = self._query(level, states_BD, beam_U // nodes_BM.shape[1], parent_U)
         start_U, owner_E, child_E = self._children(level, parent_U)
@@ -233,8 +237,12 @@ class TreeSoftmax(nn.Module):
         for level in range(self.trie.num_levels):
             child_P = self.trie.paths_NL[items_P, level]
             bonus_SG = None if bonuses is None else bonuses[level]
-            found_P, same_P = self._level_log_probs(level, states_SD, state_P, parent_P, child_P, bonus_SG, summed_SN)
-            total_P, agreed_P = total_P + found_P, agreed_P + same_P
+            # An only child has probability 1, and there teacher and tree agree.
+            pair_Q = self._branches(level, parent_P).nonzero().squeeze(1)
+            found_Q, same_Q = self._level_log_probs(
+                level, states_SD, state_P[pair_Q], parent_P[pair_Q], child_P[pair_Q], bonus_SG, summed_SN
+            )
+            total_P, agreed_P = total_P.index_add(0, pair_Q, found_Q), agreed_P.index_add(0, pair_Q, same_Q)
             parent_P = child_P
         return total_P, agreed_P
 
@@ -291,6 +299,11 @@ class TreeSoftmax(nn.Module):
         start, end = self._item_bounds[level][nodes], self._item_bounds[level][nodes + 1]
         before = summed_SN[states, (start - 1).clamp(min=0)].masked_fill(start == 0, 0)
         return (summed_SN[states, end - 1] - before).clamp(min=0)
+
+    def _branches(self, level: int, nodes: Tensor) -> Tensor:
+        """Whether nodes of depth ``level`` have several children."""
+        offsets = self.trie.child_offsets[level]
+        return offsets[nodes + 1] - offsets[nodes] > 1
 
     def _children(self, level: int, parent_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of each parent, one after the other: (where each parent's start, whose each is, its node)."""

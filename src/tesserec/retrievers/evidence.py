@@ -5,7 +5,9 @@ Dimensions: B requests · H history events · N items · X items asked for · K 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserec.decoding.top_k import allowed_keys, available_items, excluded_keys, first_best
+from tesserec.decoding.top_k import allowed_keys, available_items, excluded_keys, first_best, top_k
 from tesserec.errors import NotFittedError
 from tesserec.types import PAD, ComponentState, History, Requests, as_numpy
 
@@ -32,6 +34,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+SMALL = 2**20
+"""Numbers that are written out rather than looked up."""
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -47,11 +52,21 @@ class Shares:
 
     def dense(self) -> Tensor:
         """All of it, [B, N] float32."""
+        return self._dense_BN
+
+    @cached_property
+    def _dense_BN(self) -> Tensor:
         return torch.from_numpy(self.own.toarray()) + self.shared_N
+
+    @property
+    def _is_small(self) -> bool:
+        return bool(math.prod(self.own.shape) <= SMALL)
 
     def at(self, items_BX: Tensor) -> Tensor:
         """The numbers of some items of each request, [B, X]; those of ``PAD`` mean nothing."""
         items_BX = items_BX.clamp(min=0)
+        if self._is_small:
+            return self.dense().gather(1, items_BX)
         rows = np.repeat(np.arange(self.own.shape[0]), np.diff(self.own.indptr))
         keys = torch.from_numpy(rows * self.own.shape[1] + self.own.indices)
         found_BX = self.shared_N[items_BX]
@@ -68,6 +83,8 @@ class Shares:
         They are among the request's allow-list, or else its own items and the ``k`` allowed ones that all requests
         share most of.
         """
+        if self._is_small:
+            return top_k(self.dense(), requests, k).items_BK
         num_items = self.own.shape[1]
         excluded = excluded_keys(requests, num_items)
         available_N = available_items(requests, num_items)

@@ -302,14 +302,15 @@ class Mosaic:
         most = max(self.heads.num_candidates, k)
         dense_BN = network.dense_log_probs(encoded)
         counted = [source.shares(requests) for source in (self.cooccurrence, self.personal, self.personal.popularity)]
+        generated = network.generate(encoded, requests, max(self.heads.num_beams, k), most)
         proposed = [
-            network.generate(encoded, requests, max(self.heads.num_beams, k), most).items_BK,
+            generated.items_BK,
             top_k(dense_BN, requests, most).items_BK,
             *(shares.best(requests, most) for shares in counted),
         ]
         items_BX = union(proposed)
         evidence: dict[Source, Callable[[], Tensor]] = {
-            "generative": lambda: network.item_log_probs(encoded, items_BX),
+            "generative": lambda: network.item_log_probs(encoded, items_BX, generated),
             "dense": lambda: dense_BN.gather(1, items_BX.clamp(min=0)),
             "cooccurrence": lambda: _log(counted[0].at(items_BX)),
             "content": lambda: _log(closeness(network.items.content_NF, requests.history, items_BX)),

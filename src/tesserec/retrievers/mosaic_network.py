@@ -209,11 +209,19 @@ class MosaicNetwork(nn.Module):
         query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
         return catalog_log_probs(query_SD, self.all_units(), encoded.bonus_SN)
 
-    def item_log_probs(self, encoded: Encoded, items_BX: Tensor) -> Tensor:
-        """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``."""
+    def item_log_probs(self, encoded: Encoded, items_BX: Tensor, generated: Candidates | None = None) -> Tensor:
+        """The generative head's log-probability of each item's code tuple, [B, X]; 0 at ``PAD``.
+
+        What was ``generated`` for the same states is not worked out again.
+        """
         self._place_nodes()
-        rows, columns = (items_BX != PAD).nonzero(as_tuple=True)
-        log_probs_BX = torch.zeros(items_BX.shape)
+        size = self.num_items + 1  # the last column is that of PAD
+        known_BN = torch.full((len(items_BX), size), torch.nan)
+        if generated is not None:
+            known_BN.scatter_(1, generated.items_BK.remainder(size), generated.scores_BK)
+        known_BN[:, PAD] = 0
+        log_probs_BX = known_BN.gather(1, items_BX.remainder(size))
+        rows, columns = log_probs_BX.isnan().nonzero(as_tuple=True)
         log_probs_BX[rows, columns] = self.tree.path_log_probs(
             encoded.states_SD, rows, items_BX[rows, columns], encoded.level_bonuses
         )
