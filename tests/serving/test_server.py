@@ -8,8 +8,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def process(home: Path, *options: object, more: str = "") -> Iterator[tuple[subp
         serving.communicate()
 
 
+def handles_on_sockets(pid: int) -> Counter[str]:
+    """How many file descriptors of a process each of its sockets has."""
+    found = Counter[str]()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in between
+            found[os.readlink(descriptor)] += 1
+    return Counter({link: number for link, number in found.items() if link.startswith("socket:")})
+
+
 def _ready(serving: subprocess.Popen[str]) -> str:
     assert serving.stderr is not None
     said = []
@@ -82,6 +92,7 @@ def test_a_process_serves_and_ends_in_order(tmp_path: Path) -> None:
     key = made.stdout.strip()
     event = {"event_id": "1", "user_id": "ann", "item_id": "i00"}
     with process(home, "--fault", "cooccurrence=fails", more="drain_s = 0.5") as (serving, url):
+        assert max(handles_on_sockets(serving.pid).values()) == 16, "clients who connect at once are let in at once"
         assert ask(url, "/api/recommend/ann")[0] == 401
         assert ask(url, "/api/events", key, event) == (200, {"accepted": 1, "duplicates": 0})
         assert ask(url, "/api/recommend/ann", key)[1]["rung"] == "segment_popularity"
