@@ -16,6 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
+
 from benchmarks._record import record
 from benchmarks._resume import keep, kept
 from benchmarks.serving._service import Process, demo_bundle
@@ -60,8 +62,17 @@ def fuzz(url: str, key: str, *, cases: int, seed: int = 1) -> Fuzzed:
     return total
 
 
+def _fill(url: str, key: str) -> None:
+    """Make what the description's examples name, so that they find something."""
+    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
+        client.put("/api/items/i1", json={"attributes": {"title": "Red lamp", "price": 5.0}}).raise_for_status()
+        events = [{"user_id": user_id, "item_id": "i1"} for user_id in ("u1", "session:s1")]
+        client.post("/api/events", json={"events": events}).raise_for_status()
+
+
 def _round(url: str, key: str, seed: int) -> Fuzzed:
     """One run of schemathesis with all its phases."""
+    _fill(url, key)
     with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]

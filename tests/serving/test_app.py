@@ -75,6 +75,14 @@ def test_requests_that_cannot_be_followed(client: TestClient) -> None:
         422,
         "did you mean price?",
     )
+    for wrong in ({"k": "5"}, {"k": 5.5}, {"k": True}, {"explain": 1}, {"explain": "true"}, {"diversity": "0.5"}):
+        (name,) = wrong
+        bad(
+            client.post("/api/recommend", json={"user_id": "u05", **wrong}),
+            422,
+            f"body.{name}: Input should be a valid",
+        )
+    assert len(good(client.post("/api/recommend", json={"user_id": "u05", "k": 5.0, "diversity": 0}))["items"]) == 5
     bad(client.post("/api/recommend", json={"k": [1] * 9, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}), 422, "and 1 more")
     bad(client.get("/api/items/nothing/similar"), 404, "there is no item 'nothing'")
     bad(client.get("/api/nothing"), 404, "/openapi.json has those there are")
@@ -86,7 +94,7 @@ def test_requests_that_cannot_be_followed(client: TestClient) -> None:
         (b"", "body: Field required"),
         (b"{", "not JSON: Expecting property name enclosed in double quotes, at character 1"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"k":1e999}', "finite number"),
+        (b'{"diversity":1e999}', "finite number"),
         (b'"\xff"', "not UTF-8"),
         (b'{"user_id":"\\ud800"}', "body.user_id"),
         (b"null", "body: "),

@@ -13,8 +13,10 @@ from tesserec.serving.schemas import (
     EventIn,
     EventOut,
     Expression,
+    Flag,
     Id,
     ItemIn,
+    Number,
     RecommendRequest,
     RecommendResponse,
 )
@@ -132,7 +134,7 @@ class ItemsKept(_Body):
 class Availability(_Body):
     """Whether an item may be shown now."""
 
-    available: bool
+    available: Flag
 
 
 class ImportedEvent(EventIn):
@@ -244,7 +246,7 @@ class PublishIn(_Body):
     """A version that is in the home folder already, to go live."""
 
     version: VersionId
-    force: bool = False
+    force: Flag = False
     """Do not ask the gate whether it is as good as the live one."""
 
 
@@ -252,7 +254,7 @@ class CanaryIn(_Body):
     """A version that a share of the users get."""
 
     version: VersionId
-    share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    share: Annotated[Number, Field(gt=0, le=1)] = 0.05
 
 
 class DrainOut(_Body):

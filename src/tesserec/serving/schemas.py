@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 __all__ = [
     "Accepted",
@@ -17,11 +17,13 @@ __all__ = [
     "EventOut",
     "Explanation",
     "Expression",
+    "Flag",
     "Id",
     "ItemIn",
     "ItemOut",
     "ItemPatch",
     "Moved",
+    "Number",
     "Problem",
     "RecommendRequest",
     "RecommendResponse",
@@ -48,6 +50,17 @@ _TextId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\
 _NumberId = Annotated[int, Field(gt=-_MAX_NUMBER, lt=_MAX_NUMBER)]
 Id = Annotated[_TextId, BeforeValidator(_text_id, json_schema_input_type=_TextId | _NumberId)]
 """A user's, item's or event's id: 1 to 256 characters, no control characters."""
+
+
+def _whole(value: object) -> object:
+    """5.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Flag = Annotated[bool, Strict()]
+"""True or false, and nothing that could be meant by one of them."""
+Number = Annotated[float, Strict()]
+"""A number, and no text that looks like one."""
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Any text; databases keep no NUL."""
 Attribute = Text | bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None | list[Text]
@@ -68,7 +81,7 @@ class Boost(_Body):
     """Moves items that an expression holds for: ``weight`` is added to their score."""
 
     when: Annotated[Expression, Field(examples=['title == "Red lamp"'])]
-    weight: Annotated[float, Field(ge=-100, le=100)]
+    weight: Annotated[Number, Field(ge=-100, le=100)]
 
 
 _SAMPLED_AND_DIVERSE: dict[str, Any] = {
@@ -87,25 +100,25 @@ class RecommendRequest(_Body):
     """Item ids, oldest first, of somebody who is not known; with ``user_id``, they come after what is known."""
     query: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Words: only items that the search finds are recommended."""
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    k: Annotated[int, Strict(), Field(ge=1, le=MAX_K), BeforeValidator(_whole)] = 10
     scenario: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9_-]+$")] = "default"
     """Where the list is shown; logged with impressions, and a label of metrics where the service was told of it."""
     filter: Annotated[Expression, Field(examples=['price < 10 and title != "Red lamp"'])] | None = None
     """An expression over attributes that every item must satisfy."""
     exclude: Annotated[list[Id], Field(max_length=1000)] = []
-    exclude_history: bool | None = None
+    exclude_history: Flag | None = None
     """Leave out what the user had; None: as the bundle was fitted."""
     boosts: Annotated[list[Boost], Field(max_length=20)] = []
-    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    diversity: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """0: by score alone; 1: items as different as possible."""
-    rotate: Annotated[float, Field(ge=0, le=100)] = 0.0
+    rotate: Annotated[Number, Field(ge=0, le=100)] = 0.0
     """Taken from the score for each time that the user was shown the item in the last week and did nothing with it."""
-    cold_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    cold_share: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Share of the list that goes to items added since the model was fitted; None: where their scores put them."""
-    sample: Annotated[float, Field(ge=0.001, le=10)] | None = None
+    sample: Annotated[Number, Field(ge=0.001, le=10)] | None = None
     """Draw the slate at this temperature, and say with which probability each item was drawn."""
-    explain: bool = False
-    deadline_ms: Annotated[float, Field(ge=1, le=10_000)] | None = None
+    explain: Flag = False
+    deadline_ms: Annotated[Number, Field(ge=1, le=10_000)] | None = None
     """Answer within this time, from a lower rung if need be; None: the service's own."""
 
 
@@ -212,9 +225,9 @@ class EventIn(_Body):
     user_id: Id
     item_id: Id
     kind: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z_]+$")] = "purchase"
-    time: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
+    time: Annotated[Number, Field(ge=0, le=253_402_300_799)] | None = None
     """Seconds since 1970 UTC; None: now."""
-    value: float | None = None
+    value: Number | None = None
     session: Id | None = None
     response_id: Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
 
@@ -255,7 +268,7 @@ class ItemIn(_Body):
 
     attributes: Attributes
     """``title``, ``text``, ``price`` and whatever else; strings, numbers, booleans or lists of strings."""
-    available: bool = True
+    available: Flag = True
 
 
 class ItemPatch(_Body):
@@ -263,7 +276,7 @@ class ItemPatch(_Body):
 
     attributes: Attributes = {}
     """Null removes an attribute."""
-    available: bool | None = None
+    available: Flag | None = None
 
 
 class ItemOut(Versions):
