@@ -66,7 +66,7 @@ def _fill(url: str, key: str) -> None:
     """Make what the description's examples name, so that they find something."""
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
         client.put("/api/items/i1", json={"attributes": {"title": "Red lamp", "price": 5.0}}).raise_for_status()
-        events = [{"user_id": user_id, "item_id": "i1"} for user_id in ("u1", "session:s1")]
+        events = [{"event_id": user, "user_id": user, "item_id": "i1"} for user in ("u1", "session:s1")]
         client.post("/api/events", json={"events": events}).raise_for_status()
 
 
