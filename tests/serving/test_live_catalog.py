@@ -16,6 +16,7 @@ from tests.serving.served_shop import model
 
 from tesserec.data.requests import history_requests
 from tesserec.errors import DataError, FilterError
+from tesserec.serving.attributes import MAX_ATTRIBUTES, AttributeTypes
 from tesserec.serving.live_catalog import LiveCatalog
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.records import Item, Revised, Value
@@ -275,6 +276,15 @@ def test_the_first_value_settles_the_type_of_a_new_attribute(live: LiveCatalog[L
         with pytest.raises(DataError, match=f"attribute {wrong} is .*: expected {expected}"):
             live.check_item({wrong: 3 if wrong == "size" else "x"})
     live.check_item({"gone": "now", "weight": 2.5})
+
+
+def test_attributes_beyond_the_limit_may_go_on_being_used() -> None:
+    types = AttributeTypes({})
+    types.check({f"a{n}": 1 for n in range(MAX_ATTRIBUTES - 2)})
+    types.frame([("came while another version was live", {f"b{n}": 1 for n in range(9)})])
+    types.check({"a0": 2, "b8": 3, "gone": None})
+    with pytest.raises(DataError, match=f"^b9: items have {MAX_ATTRIBUTES + 7} attributes between them"):
+        types.check({"b9": 1})
 
 
 def test_columns_of_every_type(store: Items) -> None:

@@ -86,10 +86,11 @@ class AttributeTypes:
         """
         with self._lock:
             found = {name: self._fitted(name, value)[0] for name, value in attributes.items() if value is not None}
-            if len(self._types | found) > MAX_ATTRIBUTES:
+            new = sorted(set(found) - set(self._types))  # items that came while another version was live may be more
+            if new and len(self._types) + len(new) > MAX_ATTRIBUTES:
                 raise DataError(
-                    f"{', '.join(sorted(set(found) - set(self._types)))[:200]}: items have {len(self._types)} "
-                    f"attributes between them, {MAX_ATTRIBUTES} are possible: use those there are"
+                    f"{', '.join(new)[:200]}: items have {len(self._types)} attributes between them, "
+                    f"{MAX_ATTRIBUTES} are possible: use those there are"
                 )
             self._types |= found
 
