@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 
+from tesserec.serving.bodies import RecommendQuery
 from tesserec.serving.schemas import RecommendRequest
 
 __all__ = ["Form"]
@@ -48,13 +49,15 @@ class Form:
         """What is asked for; None where it is nothing yet. Raises pydantic's ``ValidationError``."""
         if not (self.user or self.history or self.query):
             return None
-        fields = {
-            "user_id": self.user or None,
-            "history": list(self.history) or None,
-            "query": self.query or None,
+        typed = {
             "k": self.k or "10",
             "filter": self.filter or None,
             "diversity": self.diversity or "0",
             "explain": self.explain,
         }
-        return RecommendRequest.model_validate(fields)
+        return RecommendRequest(
+            user_id=self.user or None,
+            history=list(self.history) or None,
+            query=self.query or None,
+            **RecommendQuery.model_validate(typed).model_dump(),
+        )
