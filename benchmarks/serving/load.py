@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ FIGURES = (
 )
 
 K = 20
+PAUSE_S = 10.0
+"""Before each round: a rung that was too slow in the last one is left alone for some seconds."""
 HISTORY = (1, 20)
 """Length of the histories of anonymous requests, from … to."""
 
@@ -74,8 +77,9 @@ def measure(service: Process, bundle: Path, seconds: float, seed: int) -> dict[s
     """One round of all loads; what it found, by name."""
     requests = [_load.post("/api/recommend", body, service.key) for body in bodies(bundle, 2000, seed)]
     load = partial(_load.Load, "127.0.0.1", service.port, requests, seed=seed)
+    time.sleep(PAUSE_S)
     _load.run(load(0, 3, 8))  # warm
-    found = layer(service, bundle, seed)  # before what is too much: a rung is left alone for some seconds after that
+    found = layer(service, bundle, seed)
     full = _load.run(load(0, seconds, 32, keep=True))
     saturation = full.ok / full.seconds
     found |= {"generative_100": generative_share(full), "saturation": saturation}
