@@ -259,8 +259,7 @@ def in_process(bundle: Path, home: Path, number: int, seed: int) -> tuple[Counte
         while found["requests"] < number:
             batch = [next(source) for _ in range(min(BATCH, number - found["requests"]))]
             answers = engine.recommend_many([ask.request for ask in batch])
-            with changes.turn:
-                tally(found, [(ask, answer.model_dump()) for ask, answer in zip(batch, answers, strict=True)], truth)
+            tally(found, [(ask, answer.model_dump()) for ask, answer in zip(batch, answers, strict=True)], changes)
         changes.stop()
     return found, changes.counts
 
@@ -300,23 +299,23 @@ def over_http(bundle: Path, home: Path, number: int, seed: int) -> tuple[Counter
             load = _load.Load("127.0.0.1", service.port, requests, 0, 3600, 16, keep=True, most=len(requests))
             outcome = _load.run(load)
             found["failed"] += outcome.other_than(200)
-            with changes.turn:
-                tally(found, [(batch[number_], json.loads(body)) for number_, body in outcome.bodies], truth)
+            tally(found, [(batch[number_], json.loads(body)) for number_, body in outcome.bodies], changes)
     finally:
         changes.stop()
         service.stop()
     return found, changes.counts
 
 
-def tally(found: Counter[str], answers: Sequence[tuple[Ask, Mapping[str, Any]]], truth: Truth) -> None:
-    """Count answers, items, rungs and faults; every change that an answer can name has to be noted."""
-    for ask, answer in answers:
-        found["requests"] += 1
-        found["items"] += len(answer["items"])
-        found[f"rung {answer['rung']}"] += 1
-        for fault in faults(ask, answer, truth):
-            found[fault] += 1
-            found["illegal"] += 1
+def tally(found: Counter[str], answers: Sequence[tuple[Ask, Mapping[str, Any]]], changes: Changes) -> None:
+    """Count answers, items, rungs and faults, while nothing changes: what an answer can name is noted."""
+    with changes.turn:
+        for ask, answer in answers:
+            found["requests"] += 1
+            found["items"] += len(answer["items"])
+            found[f"rung {answer['rung']}"] += 1
+            for fault in faults(ask, answer, changes.truth):
+                found[fault] += 1
+                found["illegal"] += 1
 
 
 def _loop() -> Any:

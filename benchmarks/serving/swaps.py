@@ -3,7 +3,7 @@
 Half of what the service can take is asked of it, first without swaps, then while an administrator rolls back from one
 version to the other and back. Each answer must be, item by item, the list of the version that it names. Both versions
 stay in memory; what a swap costs that has to read a third bundle from disk first is measured apart. So is what swaps
-leave in memory: requests of new shapes fill the caches of the kernels for some minutes, with and without swaps.
+leave in memory: under load it grows for some minutes, with and without swaps.
 """
 
 import argparse

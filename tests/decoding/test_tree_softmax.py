@@ -204,6 +204,13 @@ def test_an_only_child_has_probability_1_and_teaches_nothing():
     (hard_P.sum() + soft_P.sum()).backward()
     assert not model.codes.weight.grad[6:].any(), "all nodes of the last level are only children"
     assert model.codes.weight.grad[:3].any()
+    before = model.path_log_probs(states_SD, state_P, items_P).detach()
+    with torch.no_grad():
+        model.codes.weight[6:] = torch.nan  # who is an only child is not even looked at
+        torch.testing.assert_close(model.path_log_probs(states_SD, state_P, items_P), before)
+        beams = beam_search(step_of(model, states_SD), None, trie, num_requests=2, num_beams=4)
+    by_leaf_BN = torch.empty(2, 4).index_copy(1, trie.paths_NL[:, -1].long(), before.view(2, 4))
+    torch.testing.assert_close(beams.log_probs_BM, by_leaf_BN.gather(1, beams.leaves_BM))
 
 
 def test_bonuses_of_nodes_are_added_to_their_logits():

@@ -115,6 +115,17 @@ def test_filters_exclusions_and_words() -> None:
     play(scene)
 
 
+def test_lists_that_wait_to_be_kept_are_kept_at_the_end() -> None:
+    async def scene(shop: Opened) -> None:
+        response = await shop.engine.recommend(RecommendRequest(user_id="u00", k=3))
+        await asyncio.sleep(0)  # it is noted after the reply
+        shop.engine.close()
+        await asyncio.to_thread(shop.store.check)
+        assert [one.response_id for one in shop.store.impressions_of("u00", 0)] == [response.response_id]
+
+    play(scene)
+
+
 def test_rules() -> None:
     async def scene(shop: Opened) -> None:
         ask = shop.engine.recommend
