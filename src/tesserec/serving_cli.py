@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from tesserec.errors import RecipeError, ResourceError, ServiceError
+from tesserec.errors import RecipeError, ResourceError, ServiceError, StoreError
 from tesserec.terminal import JsonOption, bars, out, print_json, say, say_lines
 
 if TYPE_CHECKING:
@@ -94,9 +95,11 @@ def publish(
 
 
 @service_app.command("rollback")
-def rollback(*, home: HomeOption, namespace: NamespaceOption = "default") -> None:
+def rollback(*, home: HomeOption, namespace: NamespaceOption = "default", store: StoreOption = None) -> None:
     """Make the version live that was before."""
-    typer.echo(_versions_there(home, namespace).rollback().live)
+    live = _versions_there(home, namespace).rollback().live
+    _note(home, namespace, store, "rollback", version=live)
+    typer.echo(live)
 
 
 @service_app.command("versions")
@@ -128,9 +131,18 @@ def canary(
     home: HomeOption,
     namespace: NamespaceOption = "default",
     share: Annotated[float, typer.Option(help="Share of the users that it answers, in (0, 1].")] = 0.05,
+    store: StoreOption = None,
 ) -> None:
     """Let a version answer a share of the users, or end that."""
     pointer = _versions_there(home, namespace).canary(version, share)
+    _note(
+        home,
+        namespace,
+        store,
+        "end canary" if version is None else "canary",
+        version=version,
+        share=share if version else None,
+    )
     typer.echo("no canary" if pointer.canary is None else f"{pointer.canary.version} {pointer.canary.share:g}")
 
 
@@ -281,6 +293,18 @@ def _faults(texts: list[str]) -> dict[Rung, Fault]:
         times = int(batches) if batches else None
         faults[rung] = Fault(0.0 if what == "fails" else float(what), fails=what == "fails", batches=times)
     return faults
+
+
+def _note(home: Path, namespace: str, store: str | None, action: str, **detail: str | float | None) -> None:
+    """Keep in the audit log what was done; a store that is down stops nobody, and is told."""
+    from tesserec.serving.open_store import open_store
+    from tesserec.serving.records import Audit
+
+    try:
+        with closing(open_store(store, home, namespace)) as opened:
+            opened.add_audit(Audit(time.time(), "command line", action, detail)).result()
+    except StoreError as error:
+        say(f"it is done, but not in the audit log: {error}")
 
 
 def _versions(home: Path, namespace: str) -> Versions:

@@ -17,6 +17,28 @@ def test_names_for_namespaces():
         check_namespace(name)
 
 
+def test_an_address_that_is_forgotten_or_new_begins_no_second_store(backup, tmp_path):
+    """Asked before any server: none listens at that address."""
+    home = tmp_path / "first"
+    elsewhere = "postgresql://127.0.0.1:1/none"
+    with pytest.raises(StoreError, match="'shop' are kept in SQLite, not in PostgreSQL: leave the address of a store"):
+        open_store(elsewhere, home, "shop")
+    word = home / "namespaces" / "shop" / "store"
+    word.write_text("Redis\n")
+    for attempt in (open_store, lambda *of: restore_backup(backup, *of[1:], url=of[0])):
+        with pytest.raises(StoreError, match="kept in Redis, not in SQLite: give the address of that Redis store"):
+            attempt(None, home, "shop")
+    word.unlink()
+    open_store(None, home, "shop").close()
+    assert word.read_text() == "SQLite\n"
+
+
+def test_a_store_that_cannot_be_opened_is_not_where_the_events_are(tmp_path):
+    with pytest.raises(StoreError):
+        open_store("redis://127.0.0.1:1/0", tmp_path, "shop")
+    open_store(None, tmp_path, "shop").close()
+
+
 def test_other_addresses_are_refused(tmp_path):
     with pytest.raises(StoreError, match="no store has an address like mysql://"):
         open_store("mysql://localhost", tmp_path, "shop")

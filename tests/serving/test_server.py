@@ -156,6 +156,18 @@ def test_versions_on_the_command_line(tmp_path: Path) -> None:
     assert run("service", "canary", second, "--home", tmp_path, "--share", 0.1).stdout.split() == [second, "0.1"]
     assert run("service", "canary", "--home", tmp_path).stdout.strip() == "no canary"
     assert first in run("service", "versions", "--home", tmp_path).stdout
+    with closing(open_store(None, tmp_path, "default")) as store:
+        audit = [(one.action, one.key_id, one.detail["version"]) for one in store.audit(3)]
+    by = "command line"
+    assert audit == [("end canary", by, None), ("canary", by, second), ("rollback", by, first)]
+
+
+def test_a_rollback_does_not_need_a_store_that_is_down(tmp_path: Path) -> None:
+    first = run("service", "publish", bundle("counted"), "--home", tmp_path, "--force").stdout.strip()
+    run("service", "publish", bundle("popular"), "--home", tmp_path, "--force")
+    done = run("service", "rollback", "--home", tmp_path, "--store", "postgresql://127.0.0.1:1/none")
+    assert (done.exit_code, done.stdout.strip()) == (0, first)
+    assert "it is done, but not in the audit log: the events of 'default' are kept in SQLite" in done.stderr
 
 
 def test_the_nightly_run_on_the_command_line(tmp_path: Path) -> None:
