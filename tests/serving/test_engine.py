@@ -12,7 +12,8 @@ from tests.serving.served_shop import bundle
 from tesserec.errors import DataError, StoreError, UnknownIdError
 from tesserec.recommender import NO_HISTORY, Recommender
 from tesserec.serving.batcher import Fault
-from tesserec.serving.engine import KEEP_S, LATE_HISTORY, EngineConfig, Overloaded
+from tesserec.serving.engine import LATE_HISTORY, EngineConfig, Overloaded
+from tesserec.serving.impression_log import KEEP_S
 from tesserec.serving.ladder import LadderConfig
 from tesserec.serving.records import Event, Item
 from tesserec.serving.rungs import RUNGS

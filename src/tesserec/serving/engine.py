@@ -27,13 +27,14 @@ from tesserec.serving.asked import Asked, times_shown
 from tesserec.serving.combined import answered_by_top_rungs, with_cold
 from tesserec.serving.deployment import LIVE, Deployment
 from tesserec.serving.histories import Histories
+from tesserec.serving.impression_log import ImpressionLog
 from tesserec.serving.ladder import Climbed, Ladder
 from tesserec.serving.live_catalog import Live, LiveCatalog
 from tesserec.serving.loaded_model import LoadedModel
 from tesserec.serving.observer import Observer
 from tesserec.serving.pasts import Question
 from tesserec.serving.recent import RecentRequests
-from tesserec.serving.records import Event, Impression, Item, Store, Value
+from tesserec.serving.records import Event, Item, Store, Value
 from tesserec.serving.schemas import RecommendRequest, RecommendResponse, SearchResponse, SimilarItem, SimilarResponse
 from tesserec.serving.snapshot import CatalogSnapshot
 from tesserec.serving.tracing import Tracing
@@ -46,8 +47,6 @@ T = TypeVar("T")
 WEEK_S = 7 * 86_400.0
 NUM_ITEM_LOCKS = 64
 LATE_HISTORY = "the history could not be read in time: popular items of the moment"
-KEEP_S = 0.05
-"""How long a list waits for others to be kept with: each transaction takes the interpreter from requests under way."""
 MANY = 256
 """Requests that ``recommend_many`` answers at once."""
 
@@ -96,14 +95,13 @@ class Engine:
         self._store, self._deployment = store, deployment
         self._observer = observer or Observer()
         self._tracing = tracing or Tracing()
+        self._impressions = ImpressionLog(store, self._observer)
         self._reads = ThreadPoolExecutor(self.config.reading_threads, "reads")
         self._rules = ThreadPoolExecutor(2, "rules")
         self._items = ThreadPoolExecutor(1, "items")
         self._revision = 0
         self._in_flight = 0
         self._item_locks = [asyncio.Lock() for _ in range(NUM_ITEM_LOCKS)]
-        self._unkept: list[Impression] = []
-        self._unlogged: dict[str, Future[None]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -245,7 +243,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the threads; what is under way is finished."""
-        self._keep_all()
+        self._impressions.flush()
         self._reads.shutdown(wait=False, cancel_futures=True)
         self._rules.shutdown(wait=False, cancel_futures=True)
         self._items.shutdown(wait=False, cancel_futures=True)
@@ -328,11 +326,7 @@ class Engine:
         user_id = asked.request.user_id
         if not asked.request.rotate or user_id is None:
             return {}
-        if any(one.user_id == user_id for one in self._unkept):
-            self._keep_all()
-        pending = self._unlogged.get(user_id)
-        if pending is not None:  # what was answered a moment ago counts too
-            await asyncio.wait({asyncio.wrap_future(pending)})
+        await self._impressions.settled(user_id)  # what was answered a moment ago counts too
         impressions = await self._in(self._reads, lambda: self._store.impressions_of(user_id, time.time() - WEEK_S))
         return times_shown(impressions, asked.events)
 
@@ -342,34 +336,7 @@ class Engine:
         self.recent_requests.add(request.user_id, asked.events, request.history or (), request.k)
         self._observer.answered(response, request.scenario, deadline_ms)
         if self.config.log_impressions and shown:
-            if not self._unkept:
-                asyncio.get_running_loop().call_later(KEEP_S, self._keep_all)
-            self._unkept.append(asked.impression(response))
-
-    def _keep_all(self) -> None:
-        kept, self._unkept = self._unkept, []
-        if kept:
-            self._keep(kept)
-
-    def _keep(self, impressions: Sequence[Impression]) -> Future[None]:
-        future = self._store.add_impressions(impressions)
-        users = {one.user_id for one in impressions if one.user_id is not None}
-        self._unlogged.update(dict.fromkeys(users, future))
-
-        def kept(done: Future[None]) -> None:
-            for user_id in users:
-                if self._unlogged.get(user_id) is done:
-                    self._unlogged.pop(user_id, None)
-            error = None if done.cancelled() else done.exception()
-            if error is not None:
-                LOGGER.error("%d lists could not be logged: %s", len(impressions), error)
-            self._observer.store_up(error is None)
-            if error is None:
-                for one in impressions:
-                    self._observer.impressions(len(one.items))
-
-        future.add_done_callback(kept)
-        return future
+            self._impressions.add(asked.impression(response))
 
     def _answered_together(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
         asked = [self._begin_now(request) for request in requests]
@@ -385,7 +352,7 @@ class Engine:
             responses.append(self._finish_now(one, question, answer))
         if self.config.log_impressions:
             kept = [one.impression(response) for one, response in zip(asked, responses, strict=True)]
-            self._keep(kept).result()
+            self._impressions.keep(kept).result()
         return responses
 
     def _begin_now(self, request: RecommendRequest) -> Asked:
