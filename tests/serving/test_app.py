@@ -215,6 +215,7 @@ def test_an_import_is_kept_once_and_goes_on(client: TestClient) -> None:
     assert sum(good(client.get(f"/api/users/m{n}"))["num_events"] for n in range(3)) >= 2500
     assert good(client.post("/api/import/past", content="\n".join(lines), headers=LINES))["accepted"] == 0
     bad(client.post("/api/import/past", content="", headers=LINES), 422, "the body has no event")
+    bad(client.post("/api/import/past", content="no event", headers=LINES), 422, "line 1: ")
     bad(client.post("/api/import/empty", content="\n\n", headers=LINES), 422, "the body has no event")
     bad(client.post("/api/import/a b", content="{}", headers=LINES), 422, "name")
     bad(client.post("/api/import/long", content="x" * 200_000, headers=LINES), 422, "more than 65,536 bytes")

@@ -19,7 +19,6 @@ __all__ = ["import_lines"]
 
 _BATCH = 1000
 _MAX_LINE_BYTES = 64 << 10
-_EMPTY = "the body has no event: send one JSON object a line"
 
 
 async def import_lines(shop: Shop, name: str, body: AsyncIterator[bytes]) -> Imported:
@@ -28,18 +27,17 @@ async def import_lines(shop: Shop, name: str, body: AsyncIterator[bytes]) -> Imp
     What came before that line, or before the body was cut off, may be kept already: sent again as a whole, under the
     same name, it counts once.
     """
-    first = await anext(body, b"")
-    if not first:  # also where the name was imported before, and nothing would be read
-        raise Refused(422, _EMPTY)
-    lines = _Lines(name, _after(first, body), asyncio.get_running_loop())
-    accepted = await asyncio.to_thread(shop.import_events, f"import:{name}", iter(lines))
+    lines = _Lines(name, body, asyncio.get_running_loop())
+
+    def kept() -> int:
+        batches = iter(lines)
+        first = next(batches, None)  # read also where the name was imported before: what is no event is refused
+        if first is None:
+            raise Refused(422, "the body has no event: send one JSON object a line")
+        return shop.import_events(f"import:{name}", itertools.chain([first], batches))
+
+    accepted = await asyncio.to_thread(kept)
     return Imported(name=name, lines=lines.events, accepted=accepted)
-
-
-async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
 
 
 @dataclass
@@ -58,8 +56,6 @@ class _Lines:
         while batch := list(itertools.islice(events, _BATCH)):
             self.events += len(batch)
             yield batch
-        if not self.events:
-            raise Refused(422, _EMPTY)
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""
