@@ -30,8 +30,8 @@ from tesserec.types import SideInformation, as_numpy
 FIGURES = ("claims.dsirm.*", "claims.dsirm.cells.*.*")
 NEEDS_DATA = True
 
-WEIGHTS = {"plain": 0.0, "weak": 0.02, "base": 0.1, "strong": 0.5, "stronger": 5.0}
-"""Variant → weight of the loss on queries, beside an error of reconstruction that is summed over the features."""
+WEIGHTS = {"plain": 0.0, "weak": 0.02, "base": 0.1, "strong": 0.5}
+"""Variant → weight of the loss on queries."""
 TRAINING = RQVAETraining(num_steps=2500, batch_size=512)
 NUM_FEATURES, HELD_SHARE = 256, 0.2
 NUM_NEAR, NUM_RANDOM, NUM_TUPLES = 10, 10, 5

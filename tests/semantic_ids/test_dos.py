@@ -90,7 +90,7 @@ def separation(quantizer, features):
 def test_finds_the_quiet_factor_by_which_users_click():
     features, found = two_factors.features(), []
     training = RQVAETraining(num_steps=400, batch_size=128, learning_rate=1e-2, revive_every=20)
-    for losses in ((), (UserFlow(weight=4.0),)):
+    for losses in ((), (UserFlow(weight=0.5),)):
         for seed in range(3):
             quantizer = quick(*losses, training=training)
             quantizer.fit(features, dataclasses.replace(two_factors.side(), seed=seed))

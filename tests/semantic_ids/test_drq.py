@@ -95,7 +95,7 @@ def test_losses_see_the_latents_as_quantized():
 def test_behaviour_comes_in_before_the_codes():
     features, found = two_factors.features(), []
     training = RQVAETraining(num_steps=200, batch_size=128, learning_rate=1e-2)
-    for losses in ((), (CoOccurrence(weight=10.0, temperature=0.2),)):
+    for losses in ((), (CoOccurrence(weight=1.0, temperature=0.2),)):
         quantizer = DRQ(
             num_levels=1, codebook_size=4, hidden_sizes=(32,), num_latents=8, training=training, losses=losses
         )

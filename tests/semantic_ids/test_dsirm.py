@@ -47,7 +47,7 @@ def separation(quantizer, features):
 def test_finds_the_quiet_factor_by_which_queries_ask():
     features, found = two_factors.features(), []
     training = RQVAETraining(num_steps=200, batch_size=128, learning_rate=1e-2, revive_every=20)
-    for losses in ((), (QueryBridge(weight=10.0, temperature=0.3),)):
+    for losses in ((), (QueryBridge(weight=1.0, temperature=0.3),)):
         quantizer = quick(*losses, training=training)
         quantizer.fit(features, asked())
         found.append(separation(quantizer, features))

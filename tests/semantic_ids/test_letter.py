@@ -76,7 +76,7 @@ def recorded(sizes, *codebooks, rows=(0, 1, 2)):
 
 def test_finds_the_quiet_factor_that_collaborative_vectors_tell():
     features, found = two_factors.features(), []
-    aligned = CollaborativeAlignment(source=CooccurrenceSVD(num_features=8), weight=10.0, temperature=0.2)
+    aligned = CollaborativeAlignment(source=CooccurrenceSVD(num_features=8), weight=1.0, temperature=0.2)
     for losses in ((), (aligned,)):
         for seed in range(7):  # starts differ, and with them what one of them finds
             one = quantizer(*losses)

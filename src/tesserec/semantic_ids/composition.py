@@ -92,7 +92,8 @@ class QuantizerLoss(Protocol):
     """A term of the loss of an RQ-VAE; a component, so that a recipe names it by its ``class`` path."""
 
     weight: float
-    """Strength; at 0 the loss is left out, and the fit is that without it, bit for bit."""
+    """Strength beside the error of reconstruction, which is 1 where codes say nothing of the vectors and 0 where they
+    say all; at 0 the loss is left out, and the fit is that without it, bit for bit."""
 
     def module(self, setup: LossSetup) -> nn.Module:
         """What gives the mean loss of a ``LossRecord`` (a scalar); its parameters are trained with the networks."""

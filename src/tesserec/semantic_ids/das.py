@@ -168,7 +168,7 @@ class _DualAlignment(nn.Module):
             losses.append(self._follower_view(record))
         if self.user_side is not None:
             user_loss, quantized_BZ = self.user_side.loss(users_B, record.step)
-            losses.append(user_loss / self._settings.weight)  # its weight is 1, as that of the loss of items
+            losses.append(user_loss / (self._settings.weight * self._features_ND.shape[1]))  # counts as that of items
             if "user_user" in views:
                 losses.append(self._finds(quantized_BZ, users_BZ, same(users_B)))
             if "user_item" in views:

@@ -274,7 +274,11 @@ def move_unused(
 def loss_modules(
     losses: Sequence[QuantizerLoss], network: Network, features_ND: Tensor, side: SideInformation
 ) -> list[tuple[float, nn.Module]]:
-    """Weight and module of every loss that has a weight."""
+    """Weight and module of every loss that has a weight, a weight being one beside an error summed over the features.
+
+    The error of codes that say nothing of the vectors is then the number of features, where a ``QuantizerLoss`` counts
+    it as 1.
+    """
     sizes, num_latents = tuple(len(c) for c in network.codebooks), network.num_latents
     found = []
     for number, loss in enumerate(losses, 1):
@@ -282,7 +286,7 @@ def loss_modules(
             generator = torch.Generator().manual_seed(side.seed + number)
             setup = LossSetup(features_ND, num_latents, sizes, side, generator, network.hidden_sizes)
             module = loss.module(setup)
-            found.append((loss.weight, module.to(side.device)))
+            found.append((loss.weight * features_ND.shape[1], module.to(side.device)))
     return found
 
 
