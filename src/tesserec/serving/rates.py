@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import time
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import limits.aio.strategies as shared
 import pydantic
 from limits import RateLimitItem, parse
 from limits.aio.storage import Storage as SharedStorage
-from limits.errors import ConfigurationError
+from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 
 from tesserec.config import component
@@ -27,6 +29,12 @@ def _rate(text: str) -> str:
     return text
 
 
+LOGGER = logging.getLogger(__name__)
+
+STORAGE_S = 0.25
+"""How long a shared storage is waited for."""
+ALONE_S = 5.0
+"""How long it is not asked after it did not answer."""
 ROUNDING_S = 1e-6
 MAX_NAMES = 100_000
 """Keys or addresses that are remembered; those whose requests have all come back are forgotten first."""
@@ -44,7 +52,8 @@ class RateConfig:
     per_address: Rate | None = "2000/second"
     """Of one client address; it also holds for whoever shows a wrong key, or none. None: any number."""
     storage: str | None = None
-    """``redis://…`` where several services count together; None: each counts for itself, in memory."""
+    """``redis://…`` where several services count together; None: each counts for itself, in memory, as it also does
+    while the storage does not answer."""
 
 
 class _Bucket:
@@ -79,9 +88,12 @@ class RateLimits:
         self._per_address = None if config.per_address is None else parse(config.per_address)
         rates = {"key": self._per_key, "address": self._per_address}
         self._buckets = {kind: _Bucket(rate) for kind, rate in rates.items() if rate is not None}
+        self._alone_until = 0.0
+        self._connections: Any = None
         self._shared: shared.MovingWindowRateLimiter | None = None
         if config.storage is not None:
-            self._shared = shared.MovingWindowRateLimiter(_shared_storage(config.storage))
+            storage, self._connections = _shared_storage(config.storage)
+            self._shared = shared.MovingWindowRateLimiter(storage)
 
     async def retry_after_s(self, key_id: str | None, address: str) -> int | None:
         """Count a request; None where it may pass, else after how many seconds the next one may."""
@@ -91,14 +103,32 @@ class RateLimits:
                 return math.ceil(wait_s)
         return None
 
+    async def close(self) -> None:
+        """Let go of the shared storage."""
+        if self._connections is not None:
+            await self._connections.aclose()
+
     async def _wait_s(self, rate: RateLimitItem, kind: str, name: str) -> float:
-        if self._shared is None:
+        if self._shared is None or time.monotonic() < self._alone_until:
             return self._buckets[kind].wait_s(name)
-        return 0.0 if await self._shared.hit(rate, kind, name) else float(rate.get_expiry())
+        try:
+            async with asyncio.timeout(STORAGE_S):
+                return 0.0 if await self._shared.hit(rate, kind, name) else float(rate.get_expiry())
+        except (StorageError, TimeoutError) as error:
+            LOGGER.error("the storage of rates does not answer, this service counts for itself: %r", error)
+            self._alone_until = time.monotonic() + ALONE_S
+            return self._buckets[kind].wait_s(name)
 
 
-def _shared_storage(url: str) -> SharedStorage:
+def _shared_storage(url: str) -> tuple[SharedStorage, Any]:
+    """The storage at an address, and its connections."""
     try:
-        return cast(SharedStorage, storage_from_string(f"async+{url}", implementation="redispy"))
-    except (ConfigurationError, ValueError) as error:
+        import redis.asyncio  # an extra
+
+        pool = redis.asyncio.ConnectionPool.from_url(url)
+        found = storage_from_string(
+            "async+redis://", implementation="redispy", wrap_exceptions=True, connection_pool=pool
+        )
+    except (ImportError, ConfigurationError, ValueError) as error:
         raise ServiceError(f"rates.storage = {url!r}: {error}; expected redis://host:port/number") from None
+    return cast(SharedStorage, found), pool

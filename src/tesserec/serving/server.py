@@ -19,6 +19,7 @@ import uvicorn
 from tesserec.errors import ServiceError
 from tesserec.serving.app import create_app
 from tesserec.serving.config import ServerConfig
+from tesserec.serving.guards import Guards
 from tesserec.serving.logs import configure_logs, fields
 from tesserec.serving.service import Service
 from tesserec.terminal import say
@@ -80,11 +81,12 @@ class _Starter(threading.Thread):
 class _Server(uvicorn.Server):
     """uvicorn, with a pause before it stops to listen."""
 
-    def __init__(self, service: Service, app: object) -> None:
+    def __init__(self, service: Service, app: Guards) -> None:
         config = service.config.server
+        self._app = app
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]  # an ASGI application
+                app,
                 loop="uvloop",
                 http="httptools",
                 ws="none",
@@ -110,6 +112,11 @@ class _Server(uvicorn.Server):
         timer = threading.Timer(self._drain_s, self._end)
         timer.daemon = True
         timer.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and what was shared with other services is let go of."""
+        await super().shutdown(sockets)
+        await self._app.rates.close()
 
     def _end(self) -> None:
         self.should_exit = True
