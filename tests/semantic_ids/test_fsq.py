@@ -64,6 +64,22 @@ def test_levels_that_are_not_given_are_at_the_middle():
     assert torch.equal(quantizer.decode(torch.tensor([[2]])), quantizer.decode(torch.tensor([[2, 2]])))
 
 
+def test_joined_codes_say_the_same_in_fewer_levels():
+    features, alone = randn(80, 6), FSQ(grid_sizes=(3, 4, 5, 3), hidden_sizes=(8,), training=QUICK)
+    joined = FSQ(grid_sizes=(3, 4, 5, 3), joined=2, hidden_sizes=(8,), training=QUICK)
+    for quantizer in (alone, joined):
+        quantizer.fit(features, SideInformation())
+    assert joined.codebook_sizes == (12, 15)
+    each, pairs = alone.encode(features), joined.encode(features)
+    assert torch.equal(pairs, torch.stack([each[:, 0] * 4 + each[:, 1], each[:, 2] * 3 + each[:, 3]], 1))
+    for levels in (1, 2):
+        assert torch.equal(joined.values(pairs[:, :levels]), alone.values(each[:, : 2 * levels]))
+    with pytest.raises(DataError, match="with 1 to 2 levels"):
+        joined.values(each)
+    with pytest.raises(ValueError, match="3 grids cannot be joined 2 to a level: give a multiple"):
+        FSQ(grid_sizes=(3, 4, 5), joined=2)
+
+
 def test_losses_of_weight_zero_change_no_bit_and_others_are_heard():
     features, states = two_factors.features(), []
     for losses in ((), (CoOccurrence(weight=0.0),), (CoOccurrence(weight=1.0),)):

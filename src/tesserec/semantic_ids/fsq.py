@@ -10,16 +10,17 @@ Differs: the grid is evenly spaced over [−1, 1] for odd and even numbers of va
 Checked: tests/semantic_ids/test_fsq.py (no other value of the grid is nearer; independent factors that residual codes
     cannot count out; both branches together tell what neither does).
 
-Dimensions: N items · B batch · D features · L levels, each one latent feature · Z features of both branches.
+Dimensions: N items · B batch · D features · L levels · Z latent features, or features of both branches.
 """
 
+import math
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from tesserec.config import Field, component
-from tesserec.errors import DataError, NotFittedError
+from tesserec.errors import DataError, NotFittedError, RecipeError
 from tesserec.semantic_ids import residual
 from tesserec.semantic_ids.composition import LossRecord, Quantized, QuantizerLoss
 from tesserec.semantic_ids.rq_network import Network, StepLoss, loss_modules, train
@@ -36,7 +37,12 @@ class FSQ:
     """Code tuples of vectors by rounding the latents of an autoencoder, each to one of a few values."""
 
     grid_sizes: tuple[Annotated[int, Field(ge=3)], ...] = (16, 16, 16, 16)
-    """Values of each latent feature, at least 3: the codes of a level, and as many levels as latent features."""
+    """Values of each latent feature, at least 3."""
+    joined: Annotated[int, Field(gt=0)] = 1
+    """Latent features that one code tells, in their order: two of 16 values are a level of 256 codes.
+
+    A generator learns a vector a code, and six levels of 16 codes are few vectors.
+    """
     hidden_sizes: tuple[Width, ...] = (512, 256, 128)
     """Widths of the encoder's hidden layers; the decoder has them in reverse."""
     training: RQVAETraining = Field(default_factory=RQVAETraining)
@@ -45,12 +51,21 @@ class FSQ:
     """Further terms of the loss, as in ``RQVAE``."""
 
     def __post_init__(self) -> None:
+        if len(self.grid_sizes) % self.joined:
+            raise RecipeError(
+                f"{len(self.grid_sizes)} grids cannot be joined {self.joined} to a level: give a multiple"
+            )
         self._network: Network | None = None
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Values of each latent feature."""
-        return self.grid_sizes
+        """Codes at each level: the values of its latent features multiplied."""
+        return tuple(math.prod(self.grid_sizes[first : first + self.joined]) for first in self._firsts)
+
+    @property
+    def _firsts(self) -> range:
+        """The first latent feature of each level."""
+        return range(0, len(self.grid_sizes), self.joined)
 
     def fit(self, features_ND: Tensor, side: SideInformation) -> None:
         """Learn encoder and decoder from ``features_ND`` [N, D]; same seed, same result.
@@ -69,25 +84,32 @@ class FSQ:
         self._network = network.cpu().eval().requires_grad_(False)
 
     def encode(self, features_ND: Tensor) -> Tensor:
-        """Codes [N, L] int64, each the place of the nearest value of its grid."""
+        """Codes [N, L] int64, each of the places of the nearest values of its grids, the first counting most."""
         network = self._fitted()
         features_ND = residual.check_features(features_ND, len(network.mean))
-        latents_NL = network.latents_in_parts(features_ND, self.training.batch_size)
-        return rounded(latents_NL.tanh(), self.grid_sizes)
+        latents_NZ = network.latents_in_parts(features_ND, self.training.batch_size)
+        places_NZ = rounded(latents_NZ.tanh(), self.grid_sizes)
+        codes_NL = torch.zeros((len(places_NZ), len(self._firsts)), dtype=torch.int64)
+        for feature, (size, place_N) in enumerate(zip(self.grid_sizes, places_NZ.unbind(1), strict=True)):
+            level = feature // self.joined
+            codes_NL[:, level] = codes_NL[:, level] * size + place_N
+        return codes_NL
 
     def decode(self, codes_NL: Tensor) -> Tensor:
-        """Reconstructed features [N, D]; features beyond the given levels are at the middle of their grid."""
+        """Reconstructed features [N, D]; latent features beyond the given levels are at the middle of their grid."""
         return self._fitted().reconstructed(self.values(codes_NL))
 
     def values(self, codes_NL: Tensor) -> Tensor:
-        """The values in [−1, 1] that codes stand for, [N, all levels]; raises ``DataError`` for too many columns."""
-        if codes_NL.ndim != 2 or not 0 < codes_NL.shape[1] <= len(self.grid_sizes):
-            raise DataError(
-                f"codes have shape {tuple(codes_NL.shape)}, expected [items, levels] with 1 to "
-                f"{len(self.grid_sizes)} levels"
-            )
-        given_NL = grid_values(codes_NL, self.grid_sizes[: codes_NL.shape[1]])
-        return torch.nn.functional.pad(given_NL, (0, len(self.grid_sizes) - codes_NL.shape[1]))
+        """The values in [−1, 1] that codes stand for, [N, latents]; raises ``DataError`` for too many columns."""
+        if codes_NL.ndim != 2 or not 0 < codes_NL.shape[1] <= len(self._firsts):
+            shape = tuple(codes_NL.shape)
+            raise DataError(f"codes have shape {shape}, expected [items, levels] with 1 to {len(self._firsts)} levels")
+        places = []
+        for first, codes_N in zip(self._firsts, codes_NL.unbind(1), strict=False):
+            sizes = self.grid_sizes[first : first + self.joined]
+            places += [codes_N // math.prod(sizes[later:]) % size for later, size in enumerate(sizes, 1)]
+        given_NZ = grid_values(torch.stack(places, 1), self.grid_sizes[: len(places)])
+        return torch.nn.functional.pad(given_NZ, (0, len(self.grid_sizes) - len(places)))
 
     def state(self) -> ComponentState:
         """Both networks, and mean and scale of the features."""
