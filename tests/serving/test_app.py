@@ -314,6 +314,20 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None
         assert good(client.get("/api/recommend/u01"))["items"]
 
 
+def test_where_the_live_version_was_damaged_a_service_starts_with_the_one_before(tmp_path: Path) -> None:
+    with served(tmp_path) as (service, client):
+        versions = service.shop("default").versions
+        (first,) = versions.ids()
+        other = publish_another(tmp_path, versions)
+        good(client.post("/api/admin/publish", json={"version": other, "force": True}))
+    damage(versions.path(other) / "model.safetensors")
+    with served(tmp_path) as (service, client):
+        listed = good(client.get("/api/admin/versions"))
+        assert listed["live"] == first
+        assert "model.safetensors is damaged" in listed["notes"][0]
+        assert good(client.get("/api/recommend/u01"))["model_version"] == first
+
+
 def test_deleted_users_who_are_still_on_disk_are_told(tmp_path: Path) -> None:
     with served(tmp_path) as (service, client):
         versions = service.shop("default").versions

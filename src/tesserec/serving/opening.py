@@ -78,7 +78,7 @@ def open_shop(
         deployment = Deployment(versions, make, warm=recent.replay, changed=changed, config=config.deployment)
         undo.callback(deployment.close)
         deployment.start()
-        _import_first(store, versions, pointer.live)
+        _import_first(store, versions, deployment.current().version)  # the live one may be damaged
         ladder = Ladder(config.ladder, faults=faults, observer=telemetry)
         telemetry.watch_queue(lambda: ladder.depth)
         engine = Engine(
