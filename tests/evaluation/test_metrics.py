@@ -248,3 +248,8 @@ def test_empty_lists_cover_nothing_and_leave_the_rest_undefined() -> None:
     nothing = Lists(torch.full((2, 3), PAD), torch.tensor([1, 2]), Ragged.of([[0], [1]]))
     assert [float(metric(nothing, torch.ones(1, 2))) for metric in (coverage,)] == [0]
     assert all(math.isnan(float(metric(nothing, torch.ones(1, 2)))) for metric in (gini, novelty, popularity_lift))
+
+
+def test_lift_is_undefined_where_nobody_has_a_history() -> None:
+    newcomers = Lists(torch.tensor([[0, 1], [1, PAD]]), torch.tensor([2, 1]), Ragged.of([[], []]))
+    assert math.isnan(float(popularity_lift(newcomers, torch.ones(1, 2))))

@@ -225,7 +225,7 @@ class Lists:
     def known(self, value_N: Tensor) -> Tensor:
         """The mean of a value of items over each request's history, [B] float64, NaN for an empty one."""
         total_B = torch.bincount(self.history.rows, weights=value_N[self.history.values].double(), minlength=len(self))
-        return total_B / self.history.lengths
+        return total_B.double() / self.history.lengths  # of no event at all, bincount makes whole numbers
 
     def __len__(self) -> int:
         return len(self.items_BK)
