@@ -71,12 +71,18 @@ def test_without_divergence_there_is_no_noise_and_losses_of_weight_zero_change_n
     assert not torch.equal(noisy.state().tensors["encoder.0.weight"], states[0]["encoder.0.weight"])
 
 
+def _no_loss(latents):
+    return latents.new_zeros(()), _unquantized(latents)
+
+
 def test_the_divergence_by_hand():
     spread = _Spread(2, 0)
     with torch.no_grad():
         spread.log_variance_Z.copy_(torch.tensor([0.0, 2.0]))
     latents = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-    record = LossRecord(torch.arange(2), latents, latents, _unquantized(latents), (), _unquantized, _unquantized, 1)
+    record = LossRecord(
+        torch.arange(2), latents, latents, _unquantized(latents), (), _unquantized, _unquantized, _no_loss, 1
+    )
     normal = torch.distributions.Normal(latents, torch.tensor([1.0, 2.718281828]))
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     assert spread(record).item() == pytest.approx(expected.item(), rel=1e-5)

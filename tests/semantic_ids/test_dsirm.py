@@ -65,7 +65,7 @@ def test_the_loss_by_hand():
     with torch.no_grad():
         network.codebooks[0].copy_(randn(4, 4, seed=2))
     made = setup(features, query_vectors=queries, query_items=torch.tensor([[0, 2], [1, 0], [1, 7]]))  # 7 is no row
-    module = QueryBridge(temperature=0.5, batch_size=5, commitment_weight=0.3).module(made)
+    module = QueryBridge(weight=0.2, temperature=0.5, batch_size=5, query_weight=0.3).module(made)
     _, record = network.loss(features, 0.25, torch.arange(3))
     drawn = torch.randint(2, (5,), generator=torch.Generator().manual_seed(0))
     assert len(drawn.unique()) == 2
@@ -79,7 +79,10 @@ def test_the_loss_by_hand():
         forth = torch.stack([q[drawn[i]] @ z[drawn[j]] / 0.5 for j in kept]).log_softmax(0)[kept.index(i)]
         back = torch.stack([z[drawn[i]] @ q[drawn[j]] / 0.5 for j in kept]).log_softmax(0)[kept.index(i)]
         total -= (forth + back) / 2
-    expected = total / 5 + 0.3 * asking.latent_errors[0][drawn].mean()
+    wrong = (network.decoded(asking.total()) - network.inputs(queries)).square().sum(1)
+    queries_own = wrong + 1.25 * asking.latent_errors[0]  # and both sides of the quantization, the encoder's at .25
+    # in a sum with the items' loss, the term counts .2 for each of three features: the queries' own loss then counts .3
+    expected = total / 5 + 0.3 * queries_own[drawn].mean() / (0.2 * 3)
     assert module(record).item() == pytest.approx(expected.item(), abs=1e-5)
 
 

@@ -64,6 +64,8 @@ class LossRecord:
     """The way of other features [M, D], in the units of ``LossSetup.features_ND``, through encoder and levels."""
     levels: Callable[[Tensor], Quantized]
     """The way of other latents [M, Z] through the levels."""
+    loss_of: Callable[[Tensor], tuple[Tensor, Quantized]]
+    """The mean loss of other features [M, D], summed over the features as that of the batch is, and their way."""
     step: int
     """Of the training, from 1."""
 

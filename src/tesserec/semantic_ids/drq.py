@@ -139,13 +139,21 @@ def _step(network: Network, features_ND: Tensor, spread: _Spread | None) -> Step
     def way(features_BD: Tensor) -> Quantized:
         return _unquantized(network.latents(features_BD))
 
-    def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
-        features_BD = features_ND[rows_B]
+    def plain(features_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Quantized]:
         inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
         latents_BZ = quantized.latents_BZ
         reconstruction_BD = network.decoded(latents_BZ if spread is None else spread.sampled(latents_BZ))
         error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, _unquantized, step)
+        return error, inputs_BD, reconstruction_BD, quantized
+
+    def loss_of(features_BD: Tensor) -> tuple[Tensor, Quantized]:
+        error, _, _, quantized = plain(features_BD)
+        return error, quantized
+
+    def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
+        error, inputs_BD, reconstruction_BD, quantized = plain(features_ND[rows_B])
+        ways = way, _unquantized, loss_of
+        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), *ways, step)
 
     return loss
 

@@ -1,12 +1,11 @@
 """DSIRM: items that answer the same query get near code vectors.
 
 Paper: DSIRM, https://arxiv.org/abs/2606.04374
-Adds: queries go through the same encoder and codebooks as items; symmetric InfoNCE between the quantized vectors of a
-    query and of an item that answers it.
+Adds: queries are quantized and reconstructed by the same networks and codebooks as items; symmetric InfoNCE between the
+    quantized vectors of a query and of an item that answers it.
 Differs: this loss only: the code of the category at the first level, the model from query text to codes and the feature
-    of the ranker are not here; queries pull the encoder towards the codes but are not reconstructed; weight 0.1 and
-    temperature 0.1 are ours. Where there is no log of queries they may be made of titles: two neighbouring words that
-    a few titles have in common, answered by the items of these.
+    of the ranker are not here; weight 0.1 and temperature 0.1 are ours. Where there is no log of queries they may be
+    made of titles: two neighbouring words that a few titles have in common, answered by the items of these.
 Checked: tests/semantic_ids/test_dsirm.py (the loss by hand; a quiet factor by which queries ask; queries of titles).
 
 Dimensions: N rows of the features · Q queries · P pairs of a query and an item · B batch · D features.
@@ -45,8 +44,8 @@ class QueryBridge:
     """Strength."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """Of the softmax over the batch."""
-    commitment_weight: Annotated[float, Field(ge=0)] = 0.25
-    """Pull of a query's latents towards their codes."""
+    query_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of the reconstruction and quantization of queries beside that of items, whatever ``weight`` is."""
     batch_size: Annotated[int, Field(gt=1)] = 256
     """Pairs a batch."""
     queries: Literal["tables", "titles"] = "tables"
@@ -98,15 +97,16 @@ class _QueryBridge(nn.Module):
         super().__init__()
         self._settings, self._generator, self._features_ND = settings, setup.generator, setup.features_ND
         self._queries_QD, self._pairs_P2 = queries_QD, pairs_P2
+        self._query_weight = settings.query_weight / (settings.weight * setup.features_ND.shape[1])
 
     def forward(self, record: LossRecord) -> Tensor:
         s = self._settings
         chosen_B = torch.randint(len(self._pairs_P2), (s.batch_size,), generator=self._generator)
         queries_B, rows_B = self._pairs_P2[chosen_B].to(self._features_ND.device).unbind(1)
-        query = record.quantize(self._queries_QD[queries_B])
+        query_loss, query = record.loss_of(self._queries_QD[queries_B])
         query_BZ = query.straight_through()
         item_BZ = record.quantize(self._features_ND[rows_B]).straight_through()
         same_BB = (queries_B == queries_B[:, None]) | (rows_B == rows_B[:, None])
         same_BB = same_BB.fill_diagonal_(False)
         both = info_nce(query_BZ, item_BZ, s.temperature, same_BB) + info_nce(item_BZ, query_BZ, s.temperature, same_BB)
-        return both / 2 + s.commitment_weight * torch.stack(query.latent_errors).sum(0).mean()
+        return both / 2 + self._query_weight * query_loss

@@ -140,12 +140,20 @@ class FSQ:
         def way(features_BD: Tensor) -> Quantized:
             return levels(network.latents(features_BD))
 
-        def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
-            features_BD = features_ND[rows_B]
+        def plain(features_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Quantized]:
             inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
             reconstruction_BD = network.decoded(quantized.straight_through())
             error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-            return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), way, levels, step)
+            return error, inputs_BD, reconstruction_BD, quantized
+
+        def loss_of(features_BD: Tensor) -> tuple[Tensor, Quantized]:
+            error, _, _, quantized = plain(features_BD)
+            return error, quantized
+
+        def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
+            error, inputs_BD, reconstruction_BD, quantized = plain(features_ND[rows_B])
+            ways = way, levels, loss_of
+            return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), *ways, step)
 
         return loss
 

@@ -184,6 +184,23 @@ class Network(nn.Module):
         step: int = 1,
     ) -> tuple[Tensor, LossRecord]:
         """(mean loss of the batch, its record); ``depth_B`` levels of each item reconstruct it, all where None."""
+        loss, inputs_BD, reconstruction_BD, quantized = self._plain_loss(features_BD, commitment_weight, depth_B)
+
+        def quantize(others_MD: Tensor) -> Quantized:
+            return self.quantize(self.latents(others_MD))
+
+        def loss_of(others_MD: Tensor) -> tuple[Tensor, Quantized]:
+            found, _, _, others = self._plain_loss(others_MD, commitment_weight)
+            return found, others
+
+        vectors = tuple(self.vectors(level) for level in range(len(self.codebooks)))
+        ways = quantize, self.quantize, loss_of
+        return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, *ways, step)
+
+    def _plain_loss(
+        self, features_BD: Tensor, commitment_weight: float, depth_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Quantized]:
+        """Mean loss, inputs, their reconstruction and their way through the levels."""
         inputs_BD = self.inputs(features_BD)
         quantized = self.quantize(self._encoded(inputs_BD, features_BD))
         quantization_B = torch.zeros(len(features_BD), device=features_BD.device)
@@ -193,13 +210,7 @@ class Network(nn.Module):
         reconstruction_BD = self.decoded(quantized.straight_through(depth_B))
         compared_BD = reconstruction_BD * self._present(features_BD) if self.source_widths else reconstruction_BD
         error = F.mse_loss(compared_BD, inputs_BD, reduction="sum") / len(features_BD)
-        loss = error + quantization_B.mean()
-        vectors = tuple(self.vectors(level) for level in range(len(self.codebooks)))
-        ways = self._quantized, self.quantize
-        return loss, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, vectors, *ways, step)
-
-    def _quantized(self, features_BD: Tensor) -> Quantized:
-        return self.quantize(self.latents(features_BD))
+        return error + quantization_B.mean(), inputs_BD, reconstruction_BD, quantized
 
 
 class Alarm:
