@@ -21,6 +21,7 @@ from benchmarks.semantic_ids.figures import (
     REFERENCES,
     SMALL_NUMBER,
     STRENGTHS,
+    at_best_strength,
     diagnostics,
     figures,
     read_claims,
@@ -206,7 +207,8 @@ def _predictions(found: Tokenizers) -> list[str]:
         shown = f"{figure['value']:+.2f} ({figure['low']:+.2f} to {figure['high']:+.2f})" if figure else ""
         rows.append(f"| `{name}`: {DIAGNOSTICS[name]} | {shown} | {figure['n'] if figure else ''} |")
     return [
-        "Spearman's rank correlation ρ of each with N@10 over the tokenizers; 95 % bootstrap interval over tokenizers,",
+        "Spearman's rank correlation ρ of each with N@10 over the tokenizers, each with its losses at the strength",
+        "that is best on validation; 95 % bootstrap interval over tokenizers,",
         f"{_drawn(found)}; none over fewer than {SMALL_NUMBER} tokenizers that have it. Effective capacity is",
         "DRQ's, under noise as large as the vectors vary.",
         "",
@@ -283,7 +285,7 @@ def _impossible(found: Tokenizers) -> list[str]:
 
 def _advice(found: Tokenizers) -> list[str]:
     """A bullet for each rule that the figures allow to apply, after what is to be known of all of them."""
-    names = [name for name in found.methods(*MAIN) if not name.endswith(STRENGTHS)]
+    names = _judged(found, *MAIN)
     if not names:
         return [f"Nothing was run on {MAIN[0]}, {MAIN[1]} yet, by which it is decided."]
     level = [name for name in names[1:] if _is_level(found, name)]
@@ -299,6 +301,13 @@ def _advice(found: Tokenizers) -> list[str]:
         *_elsewhere(found, names),
     ]
     return [f"* {bullet}" for bullet in bullets]
+
+
+def _judged(found: Tokenizers, dataset: str, protocol: str) -> list[str]:
+    """The tokenizers of a cell, each at the strength that is best on validation, the best first."""
+    names = found.methods(dataset, protocol)
+    chosen = at_best_strength([run for name in names for run in found.judged.runs_of(dataset, protocol, name)])
+    return [name for name in names if name in chosen]
 
 
 def _provisional(found: Tokenizers) -> list[str]:
@@ -396,7 +405,7 @@ def _elsewhere(found: Tokenizers, names: Sequence[str]) -> list[str]:
         [f"The best {len(others)} beside the references, to be run elsewhere too: {listed(others)}."] if others else []
     )
     for dataset, protocol in found.judged.cells():
-        ran = found.methods(dataset, protocol)
+        ran = _judged(found, dataset, protocol)
         if (dataset, protocol) != MAIN and ran:
             level = [
                 f"`{name}`"

@@ -47,6 +47,7 @@ __all__ = [
     "REFERENCES",
     "SMALL_NUMBER",
     "STRENGTHS",
+    "at_best_strength",
     "diagnostics",
     "figures",
     "main",
@@ -122,8 +123,7 @@ def accuracy(targets: Targets, ranks_M: Tensor) -> Columns:
 
 def accuracy_lines(drawn: Drawn) -> Iterator[dict[str, Any]]:
     """The metrics of every tokenizer, and how much more accurate it is than each reference and than the best."""
-    own = [key for key in drawn.values if not key[0].endswith(STRENGTHS)]
-    best = max(own or drawn.values, key=lambda key: drawn.mean(key, JUDGED))
+    best = max(_chosen_keys(drawn), key=lambda key: drawn.mean(key, JUDGED))
     for key, by_seed in drawn.values.items():
         for name in METRIC_NAMES:
             yield line(
@@ -143,6 +143,29 @@ def accuracy_lines(drawn: Drawn) -> Iterator[dict[str, Any]]:
                     runs=drawn.runs(key, other),
                     against=other[0],
                 )
+
+
+def at_best_strength(runs: Sequence[Run]) -> list[str]:
+    """The methods of runs of one data set; of a method at several strengths, the one that is best on validation."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        last = run["training_log"][-1] if run["training_log"] else {}
+        values.setdefault(run["method"], []).append(last.get("validation", 0.0))
+    best: dict[str, str] = {}
+    for method in sorted(values, key=lambda one: (-_mean(iter(values[one])), len(one))):
+        best.setdefault(_plain_name(method), method)
+    return list(best.values())
+
+
+def _plain_name(method: str) -> str:
+    for end in STRENGTHS:
+        method = method.removesuffix(end)
+    return method
+
+
+def _chosen_keys(drawn: Drawn) -> list[tuple[str, bool]]:
+    names = at_best_strength([run for key in drawn.values for run in drawn.runs(key)])
+    return [key for key in drawn.values if key[0] in names]
 
 
 def cost_lines(drawn: Drawn) -> Iterator[dict[str, Any]]:
@@ -210,7 +233,7 @@ def diagnostics(run: Run) -> dict[str, float]:
 
 def prediction_lines(drawn: Drawn) -> Iterator[dict[str, Any]]:
     """The rank correlation of each diagnostic with accuracy over tokenizers; not where few have it."""
-    keys = [key for key in drawn.values if not key[0].endswith(STRENGTHS)]
+    keys = _chosen_keys(drawn)
     found = {key: [diagnostics(run) for run in drawn.runs(key)] for key in keys}
     for name in DIAGNOSTICS:
         having = [key for key in keys if all(name in one for one in found[key])]

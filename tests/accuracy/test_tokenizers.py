@@ -153,6 +153,22 @@ def test_the_advice_follows_from_the_figures(page):
     assert "The best 2 beside the references, to be run elsewhere too: `letter` and `pq`." in advice
 
 
+def test_a_tokenizer_is_judged_at_the_strength_that_is_best_on_validation(tmp_path):
+    root = repository(tmp_path)
+    runs = root / FOLDER / "runs.jsonl"
+    lines = [json.loads(line) for line in runs.read_text().splitlines()]
+    for line in lines:
+        line["training_log"] = [{"epoch": 1, "validation": 0.9}, {"epoch": 2, "validation": 0.1}]
+        if line["method"] == "letter_strong":
+            line["training_log"][-1]["validation"] = 0.2
+    runs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = semantic_ids.read(root)
+    assert set(figures.at_best_strength(lines)) == {"letter_strong", "rq_vae", "rq_kmeans", "hashed", "pq"}
+    page = semantic_ids.page(found, "note")
+    assert "to be run elsewhere too: `letter_strong` and `pq`." in page
+    assert found.judged.figures[f"{BEAUTY}.predicted_by_perplexity_share.spearman"]["n"] == 5
+
+
 def test_one_is_to_be_taken_when_all_of_the_grid_was_run(tmp_path):
     root = repository(tmp_path)
     suite = root / "benchmarks" / "semantic_ids" / "suite.toml"
