@@ -51,6 +51,37 @@ def test_later_items_get_the_best_codes_of_the_frozen_codebooks(collisions):
         assert len(torch.unique(grown.codes_NL, dim=0)) == 180
 
 
+def test_items_of_a_full_bucket_take_the_next_best_last_code_one_at_a_time_and_all_at_once():
+    quantizer = fitted()
+    table = table_of(quantizer)
+    *_, capacity = table.codebook_sizes
+    later = torch.cat([vectors(1, seed=1).expand(40, -1), vectors(8, seed=2)])
+    grown = expand(table, quantizer, later)
+    own = quantizer.encode(later[:1])[0]
+    new = grown.codes_NL[160:200]
+    assert len(torch.unique(grown.codes_NL, dim=0)) == 208
+    assert (new[:, 0] == own[0]).all()
+    room = capacity - int((table.codes_NL[:, :2] == own).all(1).sum())
+    assert (new[:room, 1] == own[1]).all()
+    tried = torch.stack([own[0].expand(8), torch.arange(8)], 1)
+    best = (quantizer.decode(tried) - later[0]).square().sum(1).argsort().tolist()
+    assert best[0] == own[1]
+    taken = [int((table.codes_NL[:, :2] == codes).all(1).sum()) for codes in tried[best]]
+    expected = [last for last, count in zip(best, taken, strict=True) for _ in range(capacity - count)]
+    assert new[:, 1].tolist() == expected[:40]
+    one_by_one = table
+    for row in range(len(later)):
+        one_by_one = expand(one_by_one, quantizer, later[row : row + 1])
+    assert torch.equal(one_by_one.codes_NL, grown.codes_NL)
+
+
+def test_items_without_a_place_below_their_prefix_are_refused():
+    quantizer = fitted()
+    table = table_of(quantizer)
+    with pytest.raises(DataError, match=r"new item \d+: all 128 places below its codes \(\d,\) are taken: fit"):
+        expand(table, quantizer, vectors(1, seed=1).expand(130, -1))
+
+
 def test_no_items_no_revision():
     quantizer = fitted()
     table = table_of(quantizer)

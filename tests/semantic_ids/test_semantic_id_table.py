@@ -108,7 +108,7 @@ def test_a_full_bucket_is_refused_by_name():
     table = build_semantic_ids(torch.zeros(15, 1, dtype=torch.int64), (2,), "f")
     assert digits(add_items(table, torch.tensor([[0]])))[-1] == 15
     with pytest.raises(
-        DataError, match=r"new item 2: the bucket \(0,\) is full, all 16 digits are taken: remove items"
+        DataError, match=r"new item 2: the bucket \(0,\) is full, all 16 digits are taken: give it other codes"
     ):
         add_items(table, torch.tensor([[1], [0], [0]]))
 

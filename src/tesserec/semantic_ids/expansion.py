@@ -11,6 +11,7 @@ Checked: tests/semantic_ids/test_expansion.py (the old rows stay, the new ones a
 Dimensions: N items of the fit · M later items · D features.
 """
 
+from collections import Counter
 from typing import Annotated
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from tesserec.config import Field, component
 from tesserec.errors import DataError, VersionMismatchError
 from tesserec.semantic_ids.residual import check_features, fingerprint
-from tesserec.semantic_ids.table import add_items, table_version
+from tesserec.semantic_ids.table import add_items, bucket_places, content_codes, groups, table_version
 from tesserec.types import Quantizer, SemanticIds
 
 __all__ = ["ForeignItems", "check_codebook", "expand", "unexplained"]
@@ -28,13 +29,46 @@ __all__ = ["ForeignItems", "check_codebook", "expand", "unexplained"]
 def expand(semantic_ids: SemanticIds, quantizer: Quantizer, features_MD: Tensor) -> SemanticIds:
     """The table with M later items at its end, coded by the ``quantizer`` whose codebooks the table is of.
 
-    ``codebook_version`` stays and ``table_revision`` grows by one (not at all for no items). Raises
-    ``VersionMismatchError`` where the table is of another codebook, and what ``encode`` and ``add_items`` raise.
+    An item whose bucket has no digit left takes the last code that describes it best among those whose bucket has one;
+    items are taken in order, so that one at a time and all at once get the same codes. ``codebook_version`` stays and
+    ``table_revision`` grows by one (not at all for no items). Raises ``VersionMismatchError`` where the table is of
+    another codebook, ``DataError`` where a code prefix has no digit left anywhere, and what ``encode`` raises.
     """
     check_codebook(semantic_ids, quantizer)
     if not len(features_MD):
         return semantic_ids
-    return add_items(semantic_ids, quantizer.encode(features_MD))
+    codes_ML = quantizer.encode(features_MD)
+    if semantic_ids.has_digit:
+        codes_ML = _with_room(semantic_ids, quantizer, features_MD, codes_ML)
+    return add_items(semantic_ids, codes_ML)
+
+
+def _with_room(semantic_ids: SemanticIds, quantizer: Quantizer, features_MD: Tensor, codes_ML: Tensor) -> Tensor:
+    """``codes_ML`` with the next best last code where a bucket is full."""
+    *sizes, capacity = semantic_ids.codebook_sizes
+    old_NL = content_codes(semantic_ids)
+    is_full_M = bucket_places(torch.cat([old_NL, codes_ML]), sizes)[len(old_NL) :] >= capacity
+    if not is_full_M.any():
+        return codes_ML
+    prefix = groups(torch.cat([old_NL, codes_ML])[:, :-1], sizes[:-1])
+    is_met = torch.isin(prefix, prefix[len(old_NL) :][is_full_M])
+    taken = Counter(map(tuple, old_NL[is_met[: len(old_NL)]].tolist()))
+    codes_ML, last_S = codes_ML.clone(), torch.arange(sizes[-1])
+    for row in is_met[len(old_NL) :].nonzero().squeeze(1).tolist():
+        codes = tuple(codes_ML[row].tolist())
+        if taken[codes] >= capacity:
+            tried_SL = torch.cat([codes_ML[row, :-1].expand(len(last_S), -1), last_S[:, None]], 1)
+            error_S = (quantizer.decode(tried_SL) - features_MD[row]).square().sum(1)
+            tried = map(tuple, tried_SL[error_S.argsort(stable=True)].tolist())
+            found = next((one for one in tried if taken[one] < capacity), None)
+            if found is None:
+                raise DataError(
+                    f"new item {row}: all {len(last_S) * capacity} places below its codes {codes[:-1]} are taken: "
+                    "fit the Semantic IDs anew"
+                )
+            codes, codes_ML[row] = found, torch.tensor(found)
+        taken[codes] += 1
+    return codes_ML
 
 
 def check_codebook(semantic_ids: SemanticIds, quantizer: Quantizer) -> None:

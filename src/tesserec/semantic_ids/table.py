@@ -27,6 +27,7 @@ from tesserec.types import SemanticIds, Vocabulary, as_numpy
 __all__ = [
     "Collisions",
     "add_items",
+    "bucket_places",
     "build_semantic_ids",
     "content_codes",
     "groups",
@@ -66,7 +67,7 @@ def build_semantic_ids(
         raise DataError(
             f"popularity_N has shape {tuple(popularity_N.shape)}, expected ({len(table)},): a count an item"
         )
-    digits_N = _digits(groups(table.codes_NL, sizes), popularity_N)
+    digits_N = bucket_places(table.codes_NL, sizes, popularity_N)
     largest = int(digits_N.max()) + 1 if len(table) else 0
     sizes = (*sizes, max(_SMALLEST_DIGIT, 1 << largest.bit_length()))
     codes_NL = torch.cat([table.codes_NL, digits_N[:, None]], 1)
@@ -87,6 +88,18 @@ def groups(codes_NL: Tensor, sizes: Sequence[int]) -> Tensor:
         group_N, num_keys = group_N * size + codes_NL[:, level], num_keys * size
     numbers_N: Tensor = torch.unique(group_N, return_inverse=True)[1]
     return numbers_N
+
+
+def bucket_places(codes_NL: Tensor, sizes: Sequence[int], popularity_N: Tensor | None = None) -> Tensor:
+    """The place of each item among those of its code tuple, [N] int64 from 0: most popular first, then in order."""
+    bucket_N, index_N = groups(codes_NL, sizes), np.arange(len(codes_NL))
+    popularity = np.zeros(len(bucket_N)) if popularity_N is None else as_numpy(popularity_N.double())
+    order = torch.from_numpy(np.lexsort((index_N, -popularity, as_numpy(bucket_N))))
+    counts = torch.bincount(bucket_N)
+    starts = counts.cumsum(0) - counts
+    places_N = torch.empty_like(bucket_N)
+    places_N[order] = torch.arange(len(bucket_N)) - starts[bucket_N[order]]
+    return places_N
 
 
 def add_items(semantic_ids: SemanticIds, new_codes_ML: Tensor) -> SemanticIds:
@@ -180,18 +193,6 @@ def table_version(fingerprint: str, sizes: tuple[int, ...], has_digit: bool) -> 
     return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
-def _digits(bucket_N: Tensor, popularity_N: Tensor | None) -> Tensor:
-    """The position of each item in its bucket, most popular first, [N] int64."""
-    index_N = np.arange(len(bucket_N))
-    popularity = np.zeros(len(bucket_N)) if popularity_N is None else as_numpy(popularity_N.double())
-    order = torch.from_numpy(np.lexsort((index_N, -popularity, as_numpy(bucket_N))))
-    counts = torch.bincount(bucket_N)
-    starts = counts.cumsum(0) - counts
-    digits_N = torch.empty_like(bucket_N)
-    digits_N[order] = torch.arange(len(bucket_N)) - starts[bucket_N[order]]
-    return digits_N
-
-
 def _free_digits(semantic_ids: SemanticIds, new_ML: Tensor) -> Tensor:
     """The lowest digit that is free in the bucket of each new item, [M] int64."""
     num_old, capacity = len(semantic_ids), semantic_ids.codebook_sizes[-1]
@@ -207,7 +208,7 @@ def _free_digits(semantic_ids: SemanticIds, new_ML: Tensor) -> Tensor:
         if digit is None:
             raise DataError(
                 f"new item {row}: the bucket {tuple(new_ML[row].tolist())} is full, all {capacity} digits are taken: "
-                "remove items of it, or build the Semantic IDs anew"
+                "give it other codes, or build the Semantic IDs anew with all items"
             )
         taken[b].add(digit)
         digits.append(digit)
