@@ -134,7 +134,7 @@ def test_refuses_what_it_cannot_quantize():
     quantizer = quick()
     with pytest.raises(NotFittedError, match="DRQ has no codebooks yet: call fit or restore first"):
         quantizer.encode(randn(1, 3))
-    with pytest.raises(DataError, match="features of item 1 hold NaN or infinity"):
+    with pytest.raises(DataError, match="features of item 1 hold NaN, infinity"):
         quantizer.fit(torch.tensor([[1.0], [float("inf")]]), SideInformation())
     quantizer.fit(randn(10, 3), SideInformation())
     with pytest.raises(DataError, match="features have 2 columns, the codebooks were fitted on 3"):

@@ -112,7 +112,7 @@ def test_a_recipe_names_it():
     [
         ({"query_vectors": torch.ones(1, 3)}, "QueryBridge reads the tables query_vectors and query_items"),
         ({"query_vectors": torch.ones(1, 2), "query_items": torch.zeros(1, 2)}, "features have 2 columns"),
-        ({"query_vectors": torch.full((1, 3), torch.nan), "query_items": torch.zeros(1, 2)}, "hold NaN or infinity"),
+        ({"query_vectors": torch.full((1, 3), torch.nan), "query_items": torch.zeros(1, 2)}, "hold NaN, infinity"),
         ({"query_vectors": torch.ones(1, 3), "query_items": torch.zeros(4)}, r"shape \(4,\), expected \[pairs, 2\]"),
         ({"query_vectors": torch.ones(1, 3), "query_items": torch.tensor([[1, 0]])}, r"name queries in \[0, 0\]"),
         ({"query_vectors": torch.ones(1, 3), "query_items": torch.tensor([[0, 9]])}, "no item .* answers a query"),

@@ -104,7 +104,7 @@ def test_another_codebook_is_refused_by_name():
     )
     with pytest.raises(VersionMismatchError, match="add_items with its own recode"):
         expand(split, quantizer, later)
-    with pytest.raises(DataError, match="hold NaN or infinity"):
+    with pytest.raises(DataError, match="hold NaN, infinity"):
         expand(table, quantizer, later * torch.nan)
     with pytest.raises(DataError, match="features have 3 columns, the codebooks were fitted on 8"):
         expand(table, quantizer, later[:, :3])

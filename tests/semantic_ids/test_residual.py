@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tesserec.errors import DataError, RecipeError
-from tesserec.semantic_ids import residual
-from tesserec.types import ComponentState
+from tesserec.semantic_ids import ResidualKMeans, residual
+from tesserec.types import ComponentState, SideInformation
 
 COARSE = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
 FINE = torch.tensor([[0.0, 1.0], [0.0, -1.0], [2.0, 0.0]])
@@ -28,17 +28,43 @@ def test_features_are_checked_and_become_float32():
         residual.check_features(torch.ones(1, 2), 3)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e16, -3e38])
 def test_features_that_are_not_finite_name_the_item(value):
     features = torch.zeros(4, 2)
     features[2, 1] = value
-    with pytest.raises(DataError, match="features of item 2 hold NaN or infinity: remove or replace"):
+    with pytest.raises(
+        DataError, match=r"features of item 2 hold NaN, infinity or more than 1e\+15: remove, replace or"
+    ):
         residual.check_features(features)
 
 
-def test_finite_features_whose_sum_is_not_are_accepted():
-    large = torch.full((4, 2), 3e38)
+def test_features_that_float32_cannot_hold_are_refused():
+    with pytest.raises(DataError, match="features of item 0 hold NaN, infinity or more"):
+        residual.check_features(torch.full((4, 2), 1e200, dtype=torch.float64))
+    large = torch.full((4, 2), -1e15)
     assert torch.equal(residual.check_features(large), large)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 1e4, 1e6])
+def test_what_all_features_have_in_common_does_not_blur_the_codes(offset):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.cat([torch.randn(2000, 16, generator=generator), torch.full((2000, 2), offset)], 1)
+    quantizer = ResidualKMeans(num_levels=3, codebook_size=16)
+    quantizer.fit(features, SideInformation())
+    first = quantizer.state().tensors["codebook_0"].double()
+    exact = torch.cdist(features.double(), first).argmin(1)
+    assert (quantizer.encode(features)[:, 0] == exact).float().mean() > 0.999
+    assert residual.explained_share(features, quantizer.decode(quantizer.encode(features))) == pytest.approx(
+        0.5, abs=0.1
+    )
+
+
+def test_codes_beyond_a_codebook_are_refused():
+    with pytest.raises(DataError, match="codes of level 2 reach from 0 to 9: the codebook has 3, decode with the"):
+        residual.decode(torch.tensor([[0, 9], [0, 0]]), [COARSE, FINE])
+    with pytest.raises(DataError, match="codes of level 1 reach from -1 to 0"):
+        residual.decode(torch.tensor([[-1, 0], [0, 0]]), [COARSE, FINE])
+    assert residual.decode(torch.zeros(0, 2, dtype=torch.int64), [COARSE, FINE]).shape == (0, 2)
 
 
 def test_encode_by_hand():

@@ -51,6 +51,12 @@ _DISTANCES_AT_ONCE = 1 << 20
 ROWS_AT_ONCE = 1 << 13
 """Items encoded at once: what is computed on the way to their codes is held for no more of them."""
 
+LARGEST = 1e15
+"""Of a feature: the squares of a million times a thousand of them still add up in float32."""
+
+_FAR = 1000
+"""Squared distance from zero over variance, from which on points are shifted before products are taken of them."""
+
 _START_POINTS_PER_CODE = 16
 
 
@@ -66,7 +72,9 @@ def level_sizes(num_levels: int, codebook_size: int | tuple[int, ...]) -> tuple[
 
 
 def check_features(features_ND: Tensor, num_features: int | None = None) -> Tensor:
-    """``features_ND`` as float32; raises ``DataError`` where it is empty, not finite or not ``num_features`` wide."""
+    """``features_ND`` as float32; raises ``DataError`` where it is empty or not ``num_features`` wide, and for NaN,
+    infinity and values beyond ``LARGEST``, whose squares would not add up.
+    """
     if features_ND.ndim != 2 or not features_ND.numel():
         raise DataError(f"features have shape {tuple(features_ND.shape)}: expected [items, features], at least 1 × 1")
     if num_features is not None and features_ND.shape[1] != num_features:
@@ -74,22 +82,34 @@ def check_features(features_ND: Tensor, num_features: int | None = None) -> Tens
             f"features have {features_ND.shape[1]} columns, the codebooks were fitted on {num_features}: "
             "embed these items with the embedder of the fit"
         )
-    if not bool(torch.isfinite(features_ND.sum())):  # NaN and infinity stay in a sum, which needs no mask of N × D
-        rows = (~torch.isfinite(features_ND).all(1)).nonzero()
-        if len(rows):  # none where finite values add up to more than a float holds
-            raise DataError(
-                f"features of item {int(rows[0])} hold NaN or infinity: remove or replace them before quantizing"
-            )
-    return features_ND.detach().to(torch.float32)
+    features_ND = features_ND.detach().to(torch.float32)
+    least, most = torch.aminmax(features_ND)  # NaN stays in both, and no mask of N × D is needed
+    if not (float(least) >= -LARGEST and float(most) <= LARGEST):
+        row = int((~(features_ND.abs() <= LARGEST)).any(1).nonzero()[0])
+        raise DataError(
+            f"features of item {row} hold NaN, infinity or more than {LARGEST:.0e}: remove, replace or scale them "
+            "before quantizing"
+        )
+    return features_ND
 
 
 def nearest(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
     """The row of ``codebook_CD`` closest to each point, [N] int64; the lowest where two are equally close."""
+    offset_D = _offset(codebook_CD)
+    if offset_D is not None:
+        points_ND, codebook_CD = points_ND - offset_D, codebook_CD - offset_D
     half_norms_C = codebook_CD.square().sum(1) / 2
     rows = max(1, _DISTANCES_AT_ONCE // len(codebook_CD))
     # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
     found = [_argmin(torch.addmm(half_norms_C, part, codebook_CD.T, alpha=-1)) for part in torch.split(points_ND, rows)]
     return torch.cat(found)
+
+
+def _offset(points_ND: Tensor) -> Tensor | None:
+    """The mean of points that lie together so far from zero that float32 would lose their differences; else None."""
+    mean_D = points_ND.mean(0)
+    spread = (points_ND - mean_D).square().sum(1).mean()
+    return mean_D if bool(mean_D.square().sum() > _FAR * spread) and len(points_ND) > 1 else None
 
 
 def _argmin(scores_NC: Tensor) -> Tensor:
@@ -122,6 +142,13 @@ def decode(codes_NL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
         raise DataError(
             f"codes have shape {tuple(codes_NL.shape)}, expected [items, levels] with 1 to {len(codebooks)} levels"
         )
+    for level in range(levels):
+        least, most = torch.aminmax(codes_NL[:, level]) if len(codes_NL) else (0, 0)
+        if int(least) < 0 or int(most) >= len(codebooks[level]):
+            raise DataError(
+                f"codes of level {level + 1} reach from {int(least)} to {int(most)}: the codebook has "
+                f"{len(codebooks[level])}, decode with the quantizer that made them"
+            )
     total_ND = codebooks[0][codes_NL[:, 0]]
     for level in range(1, levels):
         total_ND = total_ND + codebooks[level][codes_NL[:, level]]
@@ -152,6 +179,14 @@ def k_means(
     each step adds up in the same order with any.
     """
     points_ND = sample(points_ND, points_per_code * size, seed) + 0.0  # + 0.0: −0 and 0 are one point
+    offset_D = _offset(points_ND)
+    if offset_D is not None:
+        centroids_CD = _k_means(points_ND - offset_D, size, seed, num_iterations, assign)
+        return centroids_CD + offset_D
+    return _k_means(points_ND, size, seed, num_iterations, assign)
+
+
+def _k_means(points_ND: Tensor, size: int, seed: int, num_iterations: int, assign: Assign) -> Tensor:
     points = np.ascontiguousarray(as_numpy(points_ND))
     rng, num_start = np.random.default_rng(seed), _START_POINTS_PER_CODE * size
     # k-means++ on a part of the points: errors are several percent below those of a random start
