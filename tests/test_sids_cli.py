@@ -192,6 +192,17 @@ def test_nothing_else_is_written_over(place: Path, tmp_path: Path) -> None:
     )
 
 
+def test_places_that_cannot_be_written_are_refused_before_the_work(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("mine")
+    below = tmp_path / "items.csv" / "x"
+    message = f"{below} cannot be written, as {tmp_path / 'items.csv'} is not a folder: choose another place"
+    for arguments in (("fit", "none.toml"), ("report", "nothing"), ("diff", "nothing", "nothing")):
+        ending = ".csv" if arguments[0] == "diff" else ""
+        assert refused(*arguments, "--out", f"{below}{ending}") == message.replace(str(below), f"{below}{ending}")
+    for one in ("/proc/x8", "/proc/x8/t.parquet"):
+        assert f"{one} cannot be written, as nothing can be made in /proc (" in refused("fit", "q.toml", "--out", one)
+
+
 def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> None:
     for name in ("sids", "shop", "anyone.parquet:by=me"):
         result = run("report", place / name, "--out", tmp_path / "p" / "r.html")
