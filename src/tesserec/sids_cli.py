@@ -32,7 +32,7 @@ __all__ = ["sids_app"]
 sids_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: make them, look at them, compare them.")
 
 _PLACE = "A bundle, a folder of `tesserec sids fit`, or a file of codes (FILE:column=value for some of its rows)."
-_RECIPE = "TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one."
+_RECIPE = escape("TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one.")
 Place = Annotated[str, typer.Argument(help=_PLACE)]
 ItemsOption = Annotated[Path | None, typer.Option(help="File of items, for their titles.")]
 EventsOption = Annotated[Path | None, typer.Option(help="File of events, for what is popular.")]
