@@ -170,3 +170,44 @@ def test_unreadable_files_are_refused(tmp_path):
         CodesFile(path=tmp_path / "codes.json").read(ITEMS)
     with pytest.raises(DataError, match=r"codes.parquet is not readable as PARQUET"):
         CodesFile(path=tmp_path / "codes.parquet").read(ITEMS)
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.tsv", "codes.parquet"])
+def test_ids_that_are_no_whole_numbers_are_refused_with_their_row(tmp_path, name):
+    path = tmp_path / name
+
+    def write(ids):
+        frame = pl.DataFrame({"item_id": ids, "code_0": range(len(ids))})
+        if path.suffix == ".parquet":
+            frame.write_parquet(path)
+        else:
+            frame.write_csv(path, separator="," if path.suffix == ".csv" else "\t")
+
+    for ids in ([0.7, 1.7], [1.0, 2.5]):
+        write(ids)
+        row = int(ids[0] == 1)
+        message = rf"{name}: column item_id is {ids[row]} in row {row}, not a whole number: give integers or strings"
+        with pytest.raises(DataError, match=message):
+            CodesFile(path=path).items()
+        with pytest.raises(DataError, match=message):
+            CodesFile(path=path).read(Vocabulary.of([0, 1, 2]))
+    write([3.0, 1.0])
+    assert CodesFile(path=path).items().ids.to_pylist() == [3, 1]
+    assert CodesFile(path=path).read(Vocabulary.of([1, 3]))[0].tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"), [([1.0, float("nan")], "NaN in row 1"), ([float("inf"), None], "inf in row 0")]
+)
+def test_ids_that_are_no_finite_numbers_are_refused(tmp_path, ids, found):
+    path = tmp_path / "codes.parquet"
+    pl.DataFrame({"item_id": ids, "codes": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(DataError, match=f"(?i)column item_id is {found}, not a whole number"):
+        CodesFile(path=path).items()
+
+
+def test_ids_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "codes.parquet"
+    pl.DataFrame({"item_id": [True, False], "codes": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(DataError, match="item_id has type Boolean: ids must be strings or integers, cast the column"):
+        CodesFile(path=path).items()

@@ -107,12 +107,29 @@ class CodesFile:
             raise DataError(f"{self.path} is not readable as {self.path.suffix[1:].upper()}: {reason}") from None
         return self._columns(frame)
 
+    def _check_ids(self, ids: pl.Series) -> None:
+        """Raise ``DataError`` for ids that are neither strings nor whole numbers, which may be floats."""
+        texts = (pl.String, pl.Categorical, pl.Enum, pl.Null)  # nulls are refused by their row
+        if not (ids.dtype in texts or ids.dtype.is_integer() or ids.dtype.is_float()):
+            raise DataError(
+                f"{self.path}: column item_id has type {ids.dtype}: ids must be strings or integers, cast the column"
+            )
+        if not ids.dtype.is_float():
+            return
+        broken = ((ids != ids.floor()) | ~ids.is_finite()).fill_null(False)
+        if broken.any():
+            row = int(broken.arg_max() or 0)
+            raise DataError(
+                f"{self.path}: column item_id is {ids[row]} in row {row}, not a whole number: give integers or strings"
+            )
+
     def _columns(self, frame: pl.DataFrame) -> tuple[list[Any], Sequence[Any]]:
         numbered = sorted((c for c in frame.columns if re.fullmatch(r"code_\d+", c)), key=lambda c: int(c[5:]))
         if "item_id" not in frame.columns or not ("codes" in frame.columns or numbered):
             raise DataError(
                 f"{self.path} has columns {frame.columns}: expected item_id and either codes or code_0, code_1, …"
             )
+        self._check_ids(frame["item_id"])
         frame = self._chosen(frame)
         ids = frame["item_id"].to_list()
         return ids, frame["codes"].to_list() if "codes" in frame.columns else frame.select(numbered).rows()
