@@ -85,6 +85,24 @@ def test_an_item_twice_is_refused_with_its_rows(tmp_path):
         CodesFile(path=path).read(ITEMS)
 
 
+def test_an_item_twice_in_json_is_refused(tmp_path):
+    (tmp_path / "codes.json").write_text('{"a": [1, 2], "b": [2, 3], "a": [0, 0]}')
+    for read in (lambda source: source.read(ITEMS), lambda source: source.items()):
+        with pytest.raises(DataError, match=r"codes.json has the codes of item 'a' 2 times: keep one of them"):
+            read(CodesFile(path=tmp_path / "codes.json"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "absent"),
+    [(("code_0", "code_2"), "code_1"), (("code_1", "code_2"), "code_0"), (("code_0", "code_1", "code_01"), "code_2")],
+)
+def test_a_gap_in_the_columns_is_refused(tmp_path, columns, absent):
+    pl.DataFrame({"item_id": ["a"], **{name: [1] for name in columns}}).write_csv(tmp_path / "codes.csv")
+    message = rf"codes.csv has the codes {', '.join(columns)}: expected code_0, .* without a gap, and {absent} is not"
+    with pytest.raises(DataError, match=message):
+        CodesFile(path=tmp_path / "codes.csv").items()
+
+
 def test_null_codes_are_refused(tmp_path):
     path = tmp_path / "codes.csv"
     pl.DataFrame({"item_id": ["a", "b"], "code_0": [0, None]}).write_csv(path)

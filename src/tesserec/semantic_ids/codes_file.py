@@ -94,12 +94,10 @@ class CodesFile:
             if self.where:
                 raise DataError(f"{self.path} is JSON, which has no columns to choose rows by: leave out {self.where}")
             try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
+                content = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
             except ValueError as error:
                 raise DataError(f"{self.path} is not readable as JSON: {error}") from None
-            if not isinstance(content, dict):
-                raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
-            return list(content), list(content.values())
+            return self._pairs(content)
         try:
             frame = reader(self.path)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -123,11 +121,27 @@ class CodesFile:
                 f"{self.path}: column item_id is {ids[row]} in row {row}, not a whole number: give integers or strings"
             )
 
+    def _pairs(self, content: Any) -> tuple[list[Any], Sequence[Any]]:
+        """Ids and codes of a JSON object, which is given as pairs, so that none that is there twice is lost."""
+        if not isinstance(content, tuple):
+            raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
+        ids = [item for item, _ in content]
+        if len(set(ids)) < len(ids):
+            twice, number = Counter(ids).most_common(1)[0]
+            raise DataError(f"{self.path} has the codes of item {twice!r} {number} times: keep one of them")
+        return ids, [codes for _, codes in content]
+
     def _columns(self, frame: pl.DataFrame) -> tuple[list[Any], Sequence[Any]]:
         numbered = sorted((c for c in frame.columns if re.fullmatch(r"code_\d+", c)), key=lambda c: int(c[5:]))
         if "item_id" not in frame.columns or not ("codes" in frame.columns or numbered):
             raise DataError(
                 f"{self.path} has columns {frame.columns}: expected item_id and either codes or code_0, code_1, …"
+            )
+        absent = [f"code_{i}" for i, name in enumerate(numbered) if name != f"code_{i}"]
+        if absent and "codes" not in frame.columns:
+            raise DataError(
+                f"{self.path} has the codes {', '.join(numbered)}: expected code_0, code_1, … without a gap, and "
+                f"{absent[0]} is not there"
             )
         self._check_ids(frame["item_id"])
         frame = self._chosen(frame)
