@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION
 from tesserec.files import check_file
-from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, usage_plot, write_page
+from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, runs, usage_plot, write_page
 from tesserec.semantic_ids.browse import Branch, branches, words_of_groups
 from tesserec.semantic_ids.diagnostics import nearest_distance, overlap
 from tesserec.semantic_ids.report import diagnose
@@ -121,9 +121,9 @@ def concentration_plot(items_of_code: Sequence[int], events_of_code: Sequence[fl
     def path(counts: Sequence[float]) -> str:
         total, reached = max(sum(counts), 1e-12), 0.0
         points = ["46.0,110.0"]
-        for i, count in enumerate(sorted(counts, reverse=True), start=1):
-            reached += count
-            points.append(f"{46 + 244 * i / len(counts):.1f},{110 - 100 * reached / total:.1f}")
+        for count, start, end in runs(counts):
+            reached += count * (end - start)
+            points.append(f"{46 + 244 * end / len(counts):.1f},{110 - 100 * reached / total:.1f}")
         return " ".join(points)
 
     return {"items": path(items_of_code), "events": None if events_of_code is None else path(events_of_code)}

@@ -1,5 +1,6 @@
 """Codes of the user's own: every layout, every refusal."""
 
+import dataclasses
 import json
 
 import polars as pl
@@ -140,9 +141,23 @@ def several(tmp_path):
     return path
 
 
-def test_the_largest_code_is_read(tmp_path):
-    codes_NL, sizes, _ = write_json(tmp_path, {"b": [1 << 24], "a": [0], "z": [0]}).read(ITEMS)
-    assert (int(codes_NL.max()), sizes) == (1 << 24, ((1 << 24) + 1,))
+def test_the_largest_code_is_what_the_items_can_use(tmp_path):
+    def read(code, *, num_rows=2, **settings):
+        codes = {str(number): [0] for number in range(num_rows)}
+        return dataclasses.replace(write_json(tmp_path, {**codes, "b": [code], "a": [0]}), **settings).read(ITEMS)
+
+    for settings, largest in (
+        ({}, 1 << 18),
+        ({"num_rows": 100_000}, 4 * 100_002),
+        ({"codebook_sizes": ((1 << 24) + 1,)}, 1 << 24),
+    ):
+        codes_NL, sizes, _ = read(largest, **settings)
+        assert (codes_NL.tolist(), sizes) == ([[0], [largest]], (largest + 1,))
+        remedy = "" if largest == 1 << 24 else ", or codebook_sizes in a recipe where there are so many"
+        with pytest.raises(
+            DataError, match=rf"'b' are \[{largest + 1}\]: .* expected at most {largest} .* new numbers{remedy}$"
+        ):
+            read(largest + 1, **settings)
 
 
 def test_rows_of_one_tokenizer_are_chosen(tmp_path):

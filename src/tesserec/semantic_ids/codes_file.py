@@ -26,6 +26,10 @@ __all__ = ["CodesFile"]
 
 LARGEST_CODE = 1 << 24
 """What is counted for a level has an entry for each code up to its largest, so that a stray number takes all memory."""
+ORDINARY_CODE = 1 << 18
+"""The largest code that is accepted of few items, as many as the largest vocabularies of language models have."""
+CODES_PER_ITEM = 4
+"""Of many items larger codes are accepted, up to so many for each."""
 
 
 @component
@@ -35,7 +39,11 @@ class CodesFile:
     path: Path
     """A ``.parquet``, ``.csv``, ``.tsv`` or ``.json`` file."""
     codebook_sizes: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    """Codes at each level; one more than the largest code of the catalog's items where this is not given."""
+    """Codes at each level; one more than the largest code of the catalog's items where this is not given.
+
+    Without it codes are at most ``ORDINARY_CODE`` or ``CODES_PER_ITEM`` times the rows of the file, whichever is more:
+    a larger one is a stray number, such as an item id, and no code that the items share.
+    """
     where: dict[str, str] = field(default_factory=dict)
     """Column → the value, as text, of the rows to read; all rows where this is empty. Not for JSON."""
 
@@ -62,7 +70,7 @@ class CodesFile:
         """(codes [N, L] int64 in the order of ``items``, codebook sizes, a hash of ids and codes).
 
         Raises ``DataError`` for items without codes, twice in the file, or with codes that are not equally many
-        integers from 0 to ``LARGEST_CODE``.
+        integers from 0 to ``LARGEST_CODE``, or to what the items can use where no ``codebook_sizes`` are given.
         """
         ids, rows = self._table()
         position = items.find(ids).tolist()
@@ -76,7 +84,10 @@ class CodesFile:
             raise DataError(
                 f"{self.path} has no codes for {len(missing)} of {len(items)} items, the first is {name!r}: add them"
             )
-        codes = [self._checked(ids[first[item]], rows[first[item]], rows[first[0]]) for item in range(len(items))]
+        largest = self._largest(len(ids))
+        codes = [
+            self._checked(ids[first[item]], rows[first[item]], rows[first[0]], largest) for item in range(len(items))
+        ]
         codes_NL = torch.tensor(codes, dtype=torch.int64)
         sizes = self.codebook_sizes or tuple((codes_NL.max(0).values + 1).tolist())
         named = json.dumps([sizes, items.ids.to_pylist(), codes])
@@ -159,15 +170,20 @@ class CodesFile:
                 raise DataError(f"{self.path} has no row with {column} = {value!r}{did_you_mean(value, known)}")
         return frame
 
-    def _checked(self, item: Any, codes: Any, example: Any) -> list[int]:
+    def _largest(self, num_rows: int) -> int:
+        """The largest code that is accepted in a file of so many rows."""
+        return LARGEST_CODE if self.codebook_sizes else min(LARGEST_CODE, max(ORDINARY_CODE, CODES_PER_ITEM * num_rows))
+
+    def _checked(self, item: Any, codes: Any, example: Any, largest: int) -> list[int]:
         if not isinstance(codes, list | tuple) or not codes:
             raise DataError(f"{self.path}: the codes of item {item!r} are {codes!r}: expected a list of integers")
         if any(type(c) is not int or c < 0 for c in codes):
             raise DataError(f"{self.path}: the codes of item {item!r} are {list(codes)}: expected integers from 0")
-        if max(codes) > LARGEST_CODE:
+        if max(codes) > largest:
+            remedy = "" if largest == LARGEST_CODE else ", or codebook_sizes in a recipe where there are so many"
             raise DataError(
                 f"{self.path}: the codes of item {item!r} are {list(codes)}: codes number the entries of a level from "
-                f"0, expected at most {LARGEST_CODE}; give your codes new numbers"
+                f"0, expected at most {largest} in a file of so many items; give your codes new numbers{remedy}"
             )
         if len(codes) != len(example):
             raise DataError(
