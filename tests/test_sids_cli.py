@@ -178,6 +178,23 @@ def test_fits_that_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_advice_of_a_refusal_is_what_a_recipe_takes(tmp_path: Path) -> None:
+    shop.events().rename({"user_id": "who"}).write_csv(tmp_path / "events.csv")
+    shop.items().rename({"item_id": "what"}).head(20).write_csv(tmp_path / "items.csv")
+    settings = ""
+    for advised, taken in (
+        ('item_columns.item_id = "..." under [data] in a recipe', 'item_columns.item_id = "what"'),
+        ('columns.user_id = "..." under [data] in a recipe', 'columns.user_id = "who"'),
+        ('unknown_items = "drop" (under [data] in a recipe)', 'unknown_items = "drop"'),
+    ):
+        (tmp_path / "r.toml").write_text(RECIPE.replace("[data]", f"[data]{settings}"))
+        assert advised in refused("fit", tmp_path / "r.toml", "--out", tmp_path / "s")
+        settings += f"\n{taken}"
+    (tmp_path / "r.toml").write_text(RECIPE.replace("[data]", f"[data]{settings}"))
+    with pytest.warns(UserWarning, match="their items are not in the catalog"):
+        assert answer("fit", tmp_path / "r.toml", "--out", tmp_path / "s")["num_items"] == 20
+
+
 def test_nothing_else_is_written_over(place: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
