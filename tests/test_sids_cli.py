@@ -18,6 +18,7 @@ from tesserec.pipeline import fit as fit_system
 from tesserec.recipe import default_recipe, parse_recipe
 from tesserec.semantic_ids import churn, diagnose, expand
 from tesserec.sids import open_sids
+from tesserec.sids_page import page_data
 
 RECIPE = """
 seed = 3
@@ -230,6 +231,20 @@ def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> N
     html = (tmp_path / "r.html").read_text()
     assert "garden red lamp large" in html
     assert "Semantic IDs of anyone (me)" in html
+
+
+def test_report_prints_its_diagnostics(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = answer("report", place / "sids")
+    assert list(tmp_path.iterdir()) == [], "a page is written only where it is asked for"
+    data = page_data(open_sids(place / "sids"))
+    assert found == {**data["codes"], "overlap": data["overlap"], "popularity": data["popularity"]}
+    assert found["levels"][1]["perplexity"] > 1
+    assert answer("report", place / "sids", "--out", "both.html") == found
+    assert run("report", place / "anyone.parquet:by=me").stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.html", "sids.html"]
+    plain = answer("report", place / "anyone.parquet:by=me")
+    assert (plain["num_items"], plain["overlap"], plain["popularity"]) == (24, None, None)
 
 
 def test_vectors_are_added_to_codes_of_a_file(place: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ sids_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: make them, look
 
 _PLACE = "A bundle, a folder of `tesserec sids fit`, or a file of codes (FILE:column=value for some of its rows)."
 _RECIPE = escape("TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one.")
+_PAGE = "HTML file to write; sids.html where neither this nor --json is given."
 Place = Annotated[str, typer.Argument(help=_PLACE)]
 ItemsOption = Annotated[Path | None, typer.Option(help="File of items, for their titles.")]
 EventsOption = Annotated[Path | None, typer.Option(help="File of events, for what is popular.")]
@@ -78,16 +79,23 @@ def report(
     *,
     vectors: Annotated[Path | None, typer.Option(help="File of the items' vectors, for codes of a file.")] = None,
     digit: DigitOption = False,
-    page: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("sids.html"),
+    page: Annotated[Path | None, typer.Option("--out", help=_PAGE)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnostics as JSON.")] = False,
 ) -> None:
     """Write one HTML page: how codes are used, what they mean, and the tree of items."""
     from tesserec.sids import open_sids
-    from tesserec.sids_page import write_sids_page
+    from tesserec.sids_page import page_data, write_sids_page
 
-    check_file(page)
+    page = Path("sids.html") if page is None and not as_json else page
+    if page is not None:
+        check_file(page)
     with bars() as progress:
-        write_sids_page(open_sids(place, items, events, digit=digit, vectors=vectors), page, progress)
-    say(f"report: {page}")
+        sids = open_sids(place, items, events, digit=digit, vectors=vectors)
+        data = page_data(sids, progress) if page is None else write_sids_page(sids, page, progress)
+    if as_json:
+        print_json({**data["codes"], "overlap": data["overlap"], "popularity": data["popularity"]})
+    if page is not None:
+        say(f"report: {page}")
 
 
 @sids_app.command("diff")

@@ -57,13 +57,15 @@ FORMS: dict[str, Form] = {
 """How a number of the JSON is written on the page."""
 
 
-def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a table to the file ``page``; its folder is made if need be.
+def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> Json:
+    """Write the page of a table to the file ``page``, whose folder is made if need be; returns what it shows.
 
-    Raises ``DataError`` where ``page`` is a folder.
+    Raises ``DataError`` where no such file can be written.
     """
     check_file(page)
-    write_page(render(page_data(sids, progress)), page)
+    data = page_data(sids, progress)
+    write_page(render(data), page)
+    return data
 
 
 def page_data(sids: Sids, progress: Progress = silent) -> Json:
