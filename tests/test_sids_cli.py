@@ -382,8 +382,36 @@ def test_the_digit_of_a_file_beside_a_folder(place: Path, tmp_path: Path) -> Non
     for one in (place / "sids", place / "shop", place / "sids" / "semantic_ids.parquet"):
         for pair in ((one, tmp_path / "own.json"), (tmp_path / "own.json", one)):
             assert [row["item_id"] for row in answer("diff", *pair, "--digit")["items"]] == ["i03"]
+    answered = answer("diff", place / "sids", tmp_path / "own.json", "--new-digit")
+    assert (answered["compared_levels"], [row["item_id"] for row in answered["items"]]) == (2, ["i03"])
+    alone = f"--old-digit is about a file of codes, and {place / 'sids'} is none: leave it out"
+    assert refused("diff", place / "sids", tmp_path / "own.json", "--old-digit") == alone
     neither = f"--digit is about files of codes, and neither {place / 'sids'} nor {place / 'shop'} is one: leave it out"
     assert refused("diff", place / "sids", place / "shop", "--digit") == neither
+
+
+def test_diff_of_tables_of_other_depth(place: Path, tmp_path: Path) -> None:
+    four = {f"i{i:02}": [i % 3, i % 2, 0, i % 4] for i in range(24)}
+    digits = {item: [*codes, number] for number, (item, codes) in enumerate(four.items())}
+    (tmp_path / "four.json").write_text(json.dumps(four))
+    (tmp_path / "five.json").write_text(json.dumps({**digits, "i07": [2, 1, 0, 3, 7]}))
+    pair = ("diff", tmp_path / "four.json", tmp_path / "five.json")
+    for options, levels, note in (
+        (
+            (),
+            [4, 5, 4],
+            "The old table has 4 codes an item, the new one 5 (without a collision digit): the first 4 are",
+        ),
+        (("--digit",), [3, 4, 3], "The old table has 3 codes an item, the new one 4 (without a collision digit): the"),
+        (("--old-digit",), [3, 5, 3], "The old table has 3 codes an item, the new one 5"),
+        (("--new-digit",), [4, 4, 4], None),
+    ):
+        found = answer(*pair, *options)
+        assert [found["old"]["num_levels"], found["new"]["num_levels"], found["compared_levels"]] == levels
+        assert [row["item_id"] for row in found["items"]] == ["i07"]
+        shown = run(*pair, *options).stdout
+        assert note in shown if note else "The old table has" not in shown
+    assert refused(*pair[:2], place / "sids", "--new-digit").startswith("--new-digit is about a file of codes, and")
 
 
 def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
@@ -396,8 +424,6 @@ def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
         ((place / "nothing", place / "sids", "--out", tmp_path / "m.csv"), "m.csv is a folder: give the file to write"),
     ):
         assert message in refused("diff", *arguments)
-    (tmp_path / "short.json").write_text(json.dumps({"i00": [1]}))
-    assert "tables of 2 and 1 levels" in refused("diff", place / "sids", tmp_path / "short.json")
 
 
 def test_browse_goes_from_all_codes_to_items(place: Path) -> None:
