@@ -24,7 +24,7 @@ from tesserec.bundle import (
     save_state,
 )
 from tesserec.data.catalog import catalog_of
-from tesserec.errors import BundleError, VersionMismatchError
+from tesserec.errors import BundleError, DataError, VersionMismatchError
 from tesserec.semantic_ids.table import save_semantic_ids
 from tesserec.types import Catalog, ComponentState, Interactions, Vocabulary
 
@@ -183,6 +183,8 @@ def test_publishing_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: P
         publish(other, shop.contents())
     with pytest.raises(BundleError, match=r"a\.jpg exists and is not a bundle"):
         check_place(other / "a.jpg")
+    with pytest.raises(DataError, match=r"cannot be written, as .*a\.jpg is not a folder: choose another place"):
+        check_place(other / "a.jpg" / "new")
     assert [p.name for p in other.iterdir()] == ["a.jpg"]
 
 

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+import typer
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 import shop
@@ -455,6 +458,25 @@ def test_ctrl_c_in_a_bench(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
         f"stopped: checkpoints are in {tmp_path / 'w'}; the same command goes on from there",
     ]
     assert not (tmp_path / "o").exists()
+
+
+def commands(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands((*path, name), below)
+
+
+def test_no_help_loses_what_is_in_brackets() -> None:
+    helps = [
+        (path, text)
+        for path, command in commands((), typer.main.get_command(app))
+        for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params))
+        if text
+    ]
+    assert len(helps) > 100
+    assert [(path, text) for path, text in helps if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
+    shown = " ".join(run("sids", "fit", "--help").stdout.replace("│", " ").split())
+    assert "TOML file with [data], [embedder], [semantic_ids]; without one" in shown
 
 
 def test_help_is_quick() -> None:

@@ -14,7 +14,7 @@ import shop
 from tesserec import report
 from tesserec.pipeline import holdout_of
 from tesserec.recommender import Recommender
-from tesserec.report import interval_plot, page_data, render, training_curves, usage_plot, write_report
+from tesserec.report import interval_plot, page_data, render, runs, training_curves, usage_plot, write_report
 
 LOG = [
     {"epoch": 1, "loss": 4.0, "seconds": 2.0, "validation": 0.1},
@@ -253,6 +253,9 @@ def test_where_the_use_of_codes_is_drawn() -> None:
         "points": "0,80 0.00,4.0 100.00,4.0 100.00,61.0 200.00,61.0 200.00,80.0 300.00,80.0 300,80",
         "most": 4,
     }
+    dead = usage_plot([0, 2, 0, 2, *[0] * 99_996])
+    assert dead == {"points": "0,80 0.00,4.0 0.01,4.0 0.01,80.0 300.00,80.0 300,80", "most": 2}
+    assert runs([0, 2, 0.5, 2, 0]) == [(2, 0, 2), (0.5, 2, 3), (0, 3, 5)]
 
 
 def test_days_and_costs() -> None:

@@ -18,6 +18,7 @@ from tesserec.pipeline import fit as fit_system
 from tesserec.recipe import default_recipe, parse_recipe
 from tesserec.semantic_ids import churn, diagnose, expand
 from tesserec.sids import open_sids
+from tesserec.sids_page import page_data
 
 RECIPE = """
 seed = 3
@@ -178,6 +179,23 @@ def test_fits_that_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_advice_of_a_refusal_is_what_a_recipe_takes(tmp_path: Path) -> None:
+    shop.events().rename({"user_id": "who"}).write_csv(tmp_path / "events.csv")
+    shop.items().rename({"item_id": "what"}).head(20).write_csv(tmp_path / "items.csv")
+    settings = ""
+    for advised, taken in (
+        ('item_columns.item_id = "..." under [data] in a recipe', 'item_columns.item_id = "what"'),
+        ('columns.user_id = "..." under [data] in a recipe', 'columns.user_id = "who"'),
+        ('unknown_items = "drop" (under [data] in a recipe)', 'unknown_items = "drop"'),
+    ):
+        (tmp_path / "r.toml").write_text(RECIPE.replace("[data]", f"[data]{settings}"))
+        assert advised in refused("fit", tmp_path / "r.toml", "--out", tmp_path / "s")
+        settings += f"\n{taken}"
+    (tmp_path / "r.toml").write_text(RECIPE.replace("[data]", f"[data]{settings}"))
+    with pytest.warns(UserWarning, match="their items are not in the catalog"):
+        assert answer("fit", tmp_path / "r.toml", "--out", tmp_path / "s")["num_items"] == 20
+
+
 def test_nothing_else_is_written_over(place: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
@@ -192,6 +210,17 @@ def test_nothing_else_is_written_over(place: Path, tmp_path: Path) -> None:
     )
 
 
+def test_places_that_cannot_be_written_are_refused_before_the_work(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("mine")
+    below = tmp_path / "items.csv" / "x"
+    message = f"{below} cannot be written, as {tmp_path / 'items.csv'} is not a folder: choose another place"
+    for arguments in (("fit", "none.toml"), ("report", "nothing"), ("diff", "nothing", "nothing")):
+        ending = ".csv" if arguments[0] == "diff" else ""
+        assert refused(*arguments, "--out", f"{below}{ending}") == message.replace(str(below), f"{below}{ending}")
+    for one in ("/proc/x8", "/proc/x8/t.parquet"):
+        assert f"{one} cannot be written, as nothing can be made in /proc (" in refused("fit", "q.toml", "--out", one)
+
+
 def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> None:
     for name in ("sids", "shop", "anyone.parquet:by=me"):
         result = run("report", place / name, "--out", tmp_path / "p" / "r.html")
@@ -202,6 +231,20 @@ def test_report_of_everything_that_holds_codes(place: Path, tmp_path: Path) -> N
     html = (tmp_path / "r.html").read_text()
     assert "garden red lamp large" in html
     assert "Semantic IDs of anyone (me)" in html
+
+
+def test_report_prints_its_diagnostics(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = answer("report", place / "sids")
+    assert list(tmp_path.iterdir()) == [], "a page is written only where it is asked for"
+    data = page_data(open_sids(place / "sids"))
+    assert found == {**data["codes"], "overlap": data["overlap"], "popularity": data["popularity"]}
+    assert found["levels"][1]["perplexity"] > 1
+    assert answer("report", place / "sids", "--out", "both.html") == found
+    assert run("report", place / "anyone.parquet:by=me").stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.html", "sids.html"]
+    plain = answer("report", place / "anyone.parquet:by=me")
+    assert (plain["num_items"], plain["overlap"], plain["popularity"]) == (24, None, None)
 
 
 def test_vectors_are_added_to_codes_of_a_file(place: Path, tmp_path: Path) -> None:
@@ -339,8 +382,36 @@ def test_the_digit_of_a_file_beside_a_folder(place: Path, tmp_path: Path) -> Non
     for one in (place / "sids", place / "shop", place / "sids" / "semantic_ids.parquet"):
         for pair in ((one, tmp_path / "own.json"), (tmp_path / "own.json", one)):
             assert [row["item_id"] for row in answer("diff", *pair, "--digit")["items"]] == ["i03"]
+    answered = answer("diff", place / "sids", tmp_path / "own.json", "--new-digit")
+    assert (answered["compared_levels"], [row["item_id"] for row in answered["items"]]) == (2, ["i03"])
+    alone = f"--old-digit is about a file of codes, and {place / 'sids'} is none: leave it out"
+    assert refused("diff", place / "sids", tmp_path / "own.json", "--old-digit") == alone
     neither = f"--digit is about files of codes, and neither {place / 'sids'} nor {place / 'shop'} is one: leave it out"
     assert refused("diff", place / "sids", place / "shop", "--digit") == neither
+
+
+def test_diff_of_tables_of_other_depth(place: Path, tmp_path: Path) -> None:
+    four = {f"i{i:02}": [i % 3, i % 2, 0, i % 4] for i in range(24)}
+    digits = {item: [*codes, number] for number, (item, codes) in enumerate(four.items())}
+    (tmp_path / "four.json").write_text(json.dumps(four))
+    (tmp_path / "five.json").write_text(json.dumps({**digits, "i07": [2, 1, 0, 3, 7]}))
+    pair = ("diff", tmp_path / "four.json", tmp_path / "five.json")
+    for options, levels, note in (
+        (
+            (),
+            [4, 5, 4],
+            "The old table has 4 codes an item, the new one 5 (without a collision digit): the first 4 are",
+        ),
+        (("--digit",), [3, 4, 3], "The old table has 3 codes an item, the new one 4 (without a collision digit): the"),
+        (("--old-digit",), [3, 5, 3], "The old table has 3 codes an item, the new one 5"),
+        (("--new-digit",), [4, 4, 4], None),
+    ):
+        found = answer(*pair, *options)
+        assert [found["old"]["num_levels"], found["new"]["num_levels"], found["compared_levels"]] == levels
+        assert [row["item_id"] for row in found["items"]] == ["i07"]
+        shown = run(*pair, *options).stdout
+        assert note in shown if note else "The old table has" not in shown
+    assert refused(*pair[:2], place / "sids", "--new-digit").startswith("--new-digit is about a file of codes, and")
 
 
 def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
@@ -353,8 +424,6 @@ def test_diffs_that_cannot_be(place: Path, tmp_path: Path) -> None:
         ((place / "nothing", place / "sids", "--out", tmp_path / "m.csv"), "m.csv is a folder: give the file to write"),
     ):
         assert message in refused("diff", *arguments)
-    (tmp_path / "short.json").write_text(json.dumps({"i00": [1]}))
-    assert "tables of 2 and 1 levels" in refused("diff", place / "sids", tmp_path / "short.json")
 
 
 def test_browse_goes_from_all_codes_to_items(place: Path) -> None:

@@ -14,6 +14,7 @@ import shop
 from tesserec import sids_page
 from tesserec.bundle import Content
 from tesserec.semantic_ids import diagnose, overlap
+from tesserec.semantic_ids.codes_file import ORDINARY_CODE
 from tesserec.sids import Sids, fit_sids
 from tesserec.sids_page import (
     bucket_plot,
@@ -122,6 +123,12 @@ def test_a_page_of_codes_that_all_decode_alike(tmp_path: Path) -> None:
     assert render(found).startswith("<!doctype html>")
 
 
+def test_a_page_of_codes_with_large_numbers_stays_small() -> None:
+    codes = [[ORDINARY_CODE, number] for number in range(24)]
+    found = page_data(dataclasses.replace(mere_table(codes, (ORDINARY_CODE + 1, 24)), interactions=shop.data()[0]))
+    assert len(render(found)) < 10 * ORDINARY_CODE
+
+
 def test_groups_hold_all_items(data: dict[str, Any]) -> None:
     groups = data["groups"]
     assert sum(group["items"] for group in groups) == 24
@@ -183,6 +190,7 @@ def test_where_concentration_is_drawn() -> None:
     assert found["items"] == "46.0,110.0 168.0,35.0 290.0,10.0"
     assert found["events"] == "46.0,110.0 168.0,10.0 290.0,10.0"
     assert concentration_plot([1, 3], None)["events"] is None
+    assert concentration_plot([0, 1, 1, 0], None)["items"] == "46.0,110.0 168.0,10.0 290.0,10.0", "a corner a run"
 
 
 def test_where_coherence_is_drawn() -> None:

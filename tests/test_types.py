@@ -33,11 +33,14 @@ def test_a_vocabulary_refuses_what_is_no_id():
         Vocabulary.of(["a", 1])
     with pytest.raises(DataError, match="a vocabulary must hold distinct ids: drop the duplicates"):
         Vocabulary.of([1, 2, 1])
+    with pytest.raises(DataError, match=r"the id 0.7 is not a whole number: give integers or strings"):
+        Vocabulary.of([1.0, 0.7])
 
 
 def test_ids_are_found_in_either_spelling():
     numbers, words = Vocabulary.of([30, 10]), Vocabulary.of(["b", "7"])
     assert numbers.find(["10", 30, "x", 5]).tolist() == [1, 0, -1, -1]
+    assert numbers.find([30.0, 10.7, float("inf")]).tolist() == [0, -1, -1]
     assert words.find([7, "b", "c"]).tolist() == [1, 0, -1]
     assert words.to_ids(torch.tensor([1, 0])) == ["7", "b"]
     with pytest.raises(UnknownIdError, match="unknown item 'c': the 2 known ones look like b"):

@@ -43,6 +43,7 @@ from safetensors.torch import load_file, save_file
 
 from tesserec.errors import BundleError
 from tesserec.evaluation.report import Report
+from tesserec.files import check_parent
 from tesserec.semantic_ids.table import load_semantic_ids, save_semantic_ids
 from tesserec.types import Catalog, ComponentState, Interactions, ItemEmbeddings, SemanticIds, Vocabulary, as_numpy
 
@@ -233,7 +234,7 @@ class Bundle:
 def publish(folder: Path, contents: Contents) -> Bundle:
     """Write a bundle beside ``folder`` and rename it into place; an earlier bundle there is replaced.
 
-    Raises ``BundleError`` where ``folder`` holds something else than a bundle.
+    Raises what ``check_place`` does, ``BundleError`` where ``folder`` holds something else than a bundle.
     """
     check_place(folder)
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
@@ -248,11 +249,15 @@ def publish(folder: Path, contents: Contents) -> Bundle:
 
 
 def check_place(folder: Path) -> None:
-    """Raise ``BundleError`` where a bundle must not be written: over a file, or over a folder that is not a bundle."""
+    """Raise ``BundleError`` where a bundle must not be written: over a file, or over a folder that is not a bundle.
+
+    Raises ``DataError`` where nothing can be made there.
+    """
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / "manifest.json").is_file()):
         return
     if folder.exists():
         raise BundleError(f"{folder} exists and is not a bundle: choose another place, it would be replaced")
+    check_parent(folder)
 
 
 def data_digest(interactions: Interactions, catalog: Catalog) -> str:

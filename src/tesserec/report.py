@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "page_data",
     "page_environment",
     "render",
+    "runs",
     "usage_plot",
     "write_page",
     "write_report",
@@ -183,13 +185,21 @@ def training_curves(data: Json, name: str) -> list[Json]:
 
 def usage_plot(items_of_code: Sequence[int]) -> Json:
     """The outline of how many items have each code, the most used first, in a box of 300 × 80."""
-    counts = sorted(items_of_code, reverse=True)
-    width, top = 300 / len(counts), max(counts)
+    width, top = 300 / len(items_of_code), max(items_of_code)
     corners = [
-        (f"{i * width:.2f},{80 - 76 * n / top:.1f} {(i + 1) * width:.2f},{80 - 76 * n / top:.1f}")
-        for i, n in enumerate(counts)
+        f"{start * width:.2f},{80 - 76 * n / top:.1f} {end * width:.2f},{80 - 76 * n / top:.1f}"
+        for n, start, end in runs(items_of_code)
     ]
     return {"points": f"0,80 {' '.join(corners)} 300,80", "most": top}
+
+
+def runs(counts: Sequence[float]) -> list[tuple[float, int, int]]:
+    """Each count, the largest first, with the places from and to that have it: few, however many codes there are."""
+    found, start = [], 0
+    for count, number in sorted(Counter(counts).items(), reverse=True):
+        found.append((count, start, start + number))
+        start += number
+    return found
 
 
 def _tick_step(largest: float) -> float:

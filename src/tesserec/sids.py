@@ -41,6 +41,7 @@ from tesserec.data.interactions import read_events
 from tesserec.data.splits import split
 from tesserec.embedders.vectors_file import VectorsFile
 from tesserec.errors import DataError, RecipeError, VersionMismatchError
+from tesserec.files import check_parent
 from tesserec.pipeline import extended_content, make_content, quantizer_of, training_block
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
@@ -153,7 +154,8 @@ def extend_sids(sids: Sids, later: Catalog) -> Sids:
 
 
 def check_place(place: Path) -> None:
-    """Raise ``DataError`` where Semantic IDs must not be written: over anything but earlier ones."""
+    """Raise ``DataError`` where Semantic IDs must not be written, over anything but earlier ones, or cannot be."""
+    check_parent(place)
     if place.suffix == ".parquet":
         if place.is_dir():
             raise DataError(f"{place} is a folder: choose another place, or name a folder without the ending .parquet")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,8 @@ __all__ = ["sids_app"]
 sids_app = typer.Typer(no_args_is_help=True, help="Semantic IDs: make them, look at them, compare them.")
 
 _PLACE = "A bundle, a folder of `tesserec sids fit`, or a file of codes (FILE:column=value for some of its rows)."
-_RECIPE = "TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one."
+_RECIPE = escape("TOML file with [data], [embedder], [semantic_ids]; without one, what `tesserec fit` has without one.")
+_PAGE = "HTML file to write; sids.html where neither this nor --json is given."
 Place = Annotated[str, typer.Argument(help=_PLACE)]
 ItemsOption = Annotated[Path | None, typer.Option(help="File of items, for their titles.")]
 EventsOption = Annotated[Path | None, typer.Option(help="File of events, for what is popular.")]
@@ -78,16 +79,23 @@ def report(
     *,
     vectors: Annotated[Path | None, typer.Option(help="File of the items' vectors, for codes of a file.")] = None,
     digit: DigitOption = False,
-    page: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("sids.html"),
+    page: Annotated[Path | None, typer.Option("--out", help=_PAGE)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnostics as JSON.")] = False,
 ) -> None:
     """Write one HTML page: how codes are used, what they mean, and the tree of items."""
     from tesserec.sids import open_sids
-    from tesserec.sids_page import write_sids_page
+    from tesserec.sids_page import page_data, write_sids_page
 
-    check_file(page)
+    page = Path("sids.html") if page is None and not as_json else page
+    if page is not None:
+        check_file(page)
     with bars() as progress:
-        write_sids_page(open_sids(place, items, events, digit=digit, vectors=vectors), page, progress)
-    say(f"report: {page}")
+        sids = open_sids(place, items, events, digit=digit, vectors=vectors)
+        data = page_data(sids, progress) if page is None else write_sids_page(sids, page, progress)
+    if as_json:
+        print_json({**data["codes"], "overlap": data["overlap"], "popularity": data["popularity"]})
+    if page is not None:
+        say(f"report: {page}")
 
 
 @sids_app.command("diff")
@@ -97,6 +105,8 @@ def diff(
     items: ItemsOption = None,
     *,
     digit: DigitOption = False,
+    old_digit: Annotated[bool, typer.Option("--old-digit", help="The same of OLD alone.")] = False,
+    new_digit: Annotated[bool, typer.Option("--new-digit", help="The same of NEW alone.")] = False,
     destination: Annotated[Path | None, typer.Option("--out", help=".csv or .parquet file of the moved items.")] = None,
     num_shown: Annotated[int, typer.Option("--show", min=0, help="Moved items to print.")] = 10,
     as_json: JsonOption = False,
@@ -105,16 +115,14 @@ def diff(
     import polars as pl
 
     from tesserec.semantic_ids.moves import moves
-    from tesserec.sids import content_changes, is_plain, open_sids
+    from tesserec.sids import content_changes, open_sids
 
     if destination is not None and destination.suffix not in (".csv", ".parquet"):
         raise DataError(f"--out {destination}: moved items are written to a .csv or .parquet file")
     if destination is not None:
         check_file(destination)
-    plain = {place: is_plain(place) for place in (old, new)}
-    if digit and not any(plain.values()):
-        raise DataError(f"--digit is about files of codes, and neither {old} nor {new} is one: leave it out")
-    first, second = (open_sids(place, digit=digit and plain[place]) for place in (old, new))
+    digits = _digits_of(old, new, digit, {"--old-digit": old_digit, "--new-digit": new_digit})
+    first, second = (open_sids(place, digit=has_digit) for place, has_digit in zip((old, new), digits, strict=True))
     found = moves(
         first.semantic_ids,
         second.semantic_ids,
@@ -234,10 +242,24 @@ def _titles(found: Moves, sides: Sequence[Sids], items: Path | None) -> list[str
     return titles
 
 
+def _digits_of(old: str, new: str, both: bool, alone: Mapping[str, bool]) -> list[bool]:
+    """For each side whether the last code of its file is a digit; the options are refused where they say nothing."""
+    from tesserec.sids import is_plain
+
+    plain = [is_plain(place) for place in (old, new)]
+    if both and not any(plain):
+        raise DataError(f"--digit is about files of codes, and neither {old} nor {new} is one: leave it out")
+    for place, option, is_file in zip((old, new), alone, plain, strict=True):
+        if alone[option] and not is_file:
+            raise DataError(f"{option} is about a file of codes, and {place} is none: leave it out")
+    return [is_file and (both or own) for is_file, own in zip(plain, alone.values(), strict=True)]
+
+
 def _difference(found: Moves, old: Sids, new: Sids, num_shown: int) -> dict[str, Any]:
     return {
         "old": _version(old),
         "new": _version(new),
+        "compared_levels": len(found.levels),
         "same_codebooks": found.same_codebooks,
         "churn": dataclasses.asdict(found.churn),
         "levels": [dataclasses.asdict(level) for level in found.levels],
@@ -247,10 +269,13 @@ def _difference(found: Moves, old: Sids, new: Sids, num_shown: int) -> dict[str,
 
 
 def _version(sids: Sids) -> dict[str, Any]:
+    from tesserec.semantic_ids.table import content_codes
+
     table = sids.semantic_ids
     return {
         "name": sids.name,
         "num_items": len(table),
+        "num_levels": content_codes(table).shape[1],
         "codebook_version": table.codebook_version if sids.has_codebooks else None,
         "table_revision": table.table_revision,
     }
@@ -258,6 +283,7 @@ def _version(sids: Sids) -> dict[str, Any]:
 
 def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
     from tesserec.semantic_ids.moves import REASONS
+    from tesserec.semantic_ids.table import content_codes
 
     for when, one in (("old", old), ("new", new)):
         table = one.semantic_ids
@@ -266,6 +292,12 @@ def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
         out().print(f"{when}: {escape(one.name)}, {len(table):,} items, {version}")
     if found.same_codebooks is False:
         out().print("The codebook versions are not the same: a model of the old table cannot use the new one.")
+    depths = [content_codes(one.semantic_ids).shape[1] for one in (old, new)]
+    if depths[0] != depths[1]:
+        out().print(
+            f"The old table has {depths[0]} codes an item, the new one {depths[1]} (without a collision digit): the "
+            f"first {len(found.levels)} are compared."
+        )
     out().print(
         f"Of {found.churn.num_items:,} items in both, {100 * found.churn.prefixes[-1]:.1f} % have other codes, "
         f"{100 * found.churn.whole:.1f} % if the digit counts."

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tesserec.bundle import CODE_VERSION
 from tesserec.files import check_file
-from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, usage_plot, write_page
+from tesserec.report import MAX_ITEMS, Json, json_for_html, page_environment, runs, usage_plot, write_page
 from tesserec.semantic_ids.browse import Branch, branches, words_of_groups
 from tesserec.semantic_ids.diagnostics import nearest_distance, overlap
 from tesserec.semantic_ids.report import diagnose
@@ -57,13 +57,15 @@ FORMS: dict[str, Form] = {
 """How a number of the JSON is written on the page."""
 
 
-def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> None:
-    """Write the page of a table to the file ``page``; its folder is made if need be.
+def write_sids_page(sids: Sids, page: Path, progress: Progress = silent) -> Json:
+    """Write the page of a table to the file ``page``, whose folder is made if need be; returns what it shows.
 
-    Raises ``DataError`` where ``page`` is a folder.
+    Raises ``DataError`` where no such file can be written.
     """
     check_file(page)
-    write_page(render(page_data(sids, progress)), page)
+    data = page_data(sids, progress)
+    write_page(render(data), page)
+    return data
 
 
 def page_data(sids: Sids, progress: Progress = silent) -> Json:
@@ -121,9 +123,9 @@ def concentration_plot(items_of_code: Sequence[int], events_of_code: Sequence[fl
     def path(counts: Sequence[float]) -> str:
         total, reached = max(sum(counts), 1e-12), 0.0
         points = ["46.0,110.0"]
-        for i, count in enumerate(sorted(counts, reverse=True), start=1):
-            reached += count
-            points.append(f"{46 + 244 * i / len(counts):.1f},{110 - 100 * reached / total:.1f}")
+        for count, start, end in runs(counts):
+            reached += count * (end - start)
+            points.append(f"{46 + 244 * end / len(counts):.1f},{110 - 100 * reached / total:.1f}")
         return " ".join(points)
 
     return {"items": path(items_of_code), "events": None if events_of_code is None else path(events_of_code)}

@@ -83,6 +83,9 @@ class Vocabulary:
         kinds = {bool(isinstance(i, str)) for i in ids}
         if len(kinds) > 1:
             raise DataError("ids mix strings and integers: use one type for all of them")
+        fractions = (i for i in ids if isinstance(i, float) and i % 1)  # also NaN and infinity
+        if (fraction := next(fractions, None)) is not None:
+            raise DataError(f"the id {fraction} is not a whole number: give integers or strings")
         vocabulary = cls(pa.array(list(ids), pa.large_string() if kinds == {True} else pa.int64()))
         if len(pc.unique(vocabulary.ids)) != len(ids):
             raise DataError("a vocabulary must hold distinct ids: drop the duplicates")
@@ -123,6 +126,8 @@ class Vocabulary:
     def _own(self, value: Id) -> Id:
         if self.is_text:
             return str(value)
+        if isinstance(value, float) and value % 1:  # a fraction, which int() would cut, NaN or infinity
+            return value
         try:
             return int(value)
         except ValueError:

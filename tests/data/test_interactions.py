@@ -83,7 +83,10 @@ def test_given_vocabularies_decide_the_numbers():
 
 def test_unknown_items_are_refused_or_dropped_with_their_count():
     table, items = frame((1, 7, 1), (2, 8, 1), (3, 9, 1), (3, 7, 2)), Vocabulary.of([7, 5])
-    message = r"Frame: 2 events are of items not in the catalog, the first in row 1: 8; add them to the catalog or pass"
+    message = (
+        r"Frame: 2 events are of items not in the catalog, the first in row 1: 8; add them to the catalog, or drop the "
+        r'events with unknown_items = "drop" \(under \[data\] in a recipe\)'
+    )
     with pytest.raises(UnknownIdError, match=message):
         read_events(table, items=items)
     with pytest.warns(UserWarning, match=r"Frame: 2 of 4 events dropped: their items are not in the catalog"):
@@ -122,7 +125,7 @@ def test_dropping_keeps_users_that_were_given():
             frame((1, 2), names=("user_id", "item_id")),
             {},
             DataError,
-            r"has the columns user_id, item_id: neither timestamp nor order is among them",
+            r"has the columns user_id, item_id: neither timestamp nor order is .*; say which is with columns=",
         ),
         (frame((1, 2, 3)).clear(), {}, DataError, r"the polars DataFrame holds no events: give at least one row"),
         (

@@ -154,9 +154,13 @@ def test_columns_decide_and_can_leave_out():
 
 
 def test_ambiguous_and_wrong_mappings_are_refused():
-    both = r'columns date and time could each be timestamp: say which with columns=\{"timestamp": "date"\}'
-    with pytest.raises(DataError, match=both):
+    both = r'columns date and time could each be timestamp: say which is with columns=\{"timestamp": "date"\} in Python'
+    with pytest.raises(DataError, match=rf"{both}, or rename columns$"):
         match_columns(named("date", "time"), ALIASES, None)
+    with pytest.raises(
+        DataError, match=rf'{both}, c.timestamp = "date" under \[data\] in a recipe, or rename columns$'
+    ):
+        match_columns(named("date", "time"), ALIASES, None, "c")
     with pytest.raises(DataError, match=r"columns names 'users', which is not one of ours: user_id, timestamp, value"):
         match_columns(named("user"), ALIASES, {"users": "user"})
     with pytest.raises(DataError, match=r"the pyarrow Table has no column 'x': it has user, date"):

@@ -1,5 +1,6 @@
 """Codes of the user's own: every layout, every refusal."""
 
+import dataclasses
 import json
 
 import polars as pl
@@ -85,6 +86,24 @@ def test_an_item_twice_is_refused_with_its_rows(tmp_path):
         CodesFile(path=path).read(ITEMS)
 
 
+def test_an_item_twice_in_json_is_refused(tmp_path):
+    (tmp_path / "codes.json").write_text('{"a": [1, 2], "b": [2, 3], "a": [0, 0]}')
+    for read in (lambda source: source.read(ITEMS), lambda source: source.items()):
+        with pytest.raises(DataError, match=r"codes.json has the codes of item 'a' 2 times: keep one of them"):
+            read(CodesFile(path=tmp_path / "codes.json"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "absent"),
+    [(("code_0", "code_2"), "code_1"), (("code_1", "code_2"), "code_0"), (("code_0", "code_1", "code_01"), "code_2")],
+)
+def test_a_gap_in_the_columns_is_refused(tmp_path, columns, absent):
+    pl.DataFrame({"item_id": ["a"], **{name: [1] for name in columns}}).write_csv(tmp_path / "codes.csv")
+    message = rf"codes.csv has the codes {', '.join(columns)}: expected code_0, .* without a gap, and {absent} is not"
+    with pytest.raises(DataError, match=message):
+        CodesFile(path=tmp_path / "codes.csv").items()
+
+
 def test_null_codes_are_refused(tmp_path):
     path = tmp_path / "codes.csv"
     pl.DataFrame({"item_id": ["a", "b"], "code_0": [0, None]}).write_csv(path)
@@ -122,9 +141,23 @@ def several(tmp_path):
     return path
 
 
-def test_the_largest_code_is_read(tmp_path):
-    codes_NL, sizes, _ = write_json(tmp_path, {"b": [1 << 24], "a": [0], "z": [0]}).read(ITEMS)
-    assert (int(codes_NL.max()), sizes) == (1 << 24, ((1 << 24) + 1,))
+def test_the_largest_code_is_what_the_items_can_use(tmp_path):
+    def read(code, *, num_rows=2, **settings):
+        codes = {str(number): [0] for number in range(num_rows)}
+        return dataclasses.replace(write_json(tmp_path, {**codes, "b": [code], "a": [0]}), **settings).read(ITEMS)
+
+    for settings, largest in (
+        ({}, 1 << 18),
+        ({"num_rows": 100_000}, 4 * 100_002),
+        ({"codebook_sizes": ((1 << 24) + 1,)}, 1 << 24),
+    ):
+        codes_NL, sizes, _ = read(largest, **settings)
+        assert (codes_NL.tolist(), sizes) == ([[0], [largest]], (largest + 1,))
+        remedy = "" if largest == 1 << 24 else ", or codebook_sizes in a recipe where there are so many"
+        with pytest.raises(
+            DataError, match=rf"'b' are \[{largest + 1}\]: .* expected at most {largest} .* new numbers{remedy}$"
+        ):
+            read(largest + 1, **settings)
 
 
 def test_rows_of_one_tokenizer_are_chosen(tmp_path):
@@ -170,3 +203,44 @@ def test_unreadable_files_are_refused(tmp_path):
         CodesFile(path=tmp_path / "codes.json").read(ITEMS)
     with pytest.raises(DataError, match=r"codes.parquet is not readable as PARQUET"):
         CodesFile(path=tmp_path / "codes.parquet").read(ITEMS)
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.tsv", "codes.parquet"])
+def test_ids_that_are_no_whole_numbers_are_refused_with_their_row(tmp_path, name):
+    path = tmp_path / name
+
+    def write(ids):
+        frame = pl.DataFrame({"item_id": ids, "code_0": range(len(ids))})
+        if path.suffix == ".parquet":
+            frame.write_parquet(path)
+        else:
+            frame.write_csv(path, separator="," if path.suffix == ".csv" else "\t")
+
+    for ids in ([0.7, 1.7], [1.0, 2.5]):
+        write(ids)
+        row = int(ids[0] == 1)
+        message = rf"{name}: column item_id is {ids[row]} in row {row}, not a whole number: give integers or strings"
+        with pytest.raises(DataError, match=message):
+            CodesFile(path=path).items()
+        with pytest.raises(DataError, match=message):
+            CodesFile(path=path).read(Vocabulary.of([0, 1, 2]))
+    write([3.0, 1.0])
+    assert CodesFile(path=path).items().ids.to_pylist() == [3, 1]
+    assert CodesFile(path=path).read(Vocabulary.of([1, 3]))[0].tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"), [([1.0, float("nan")], "NaN in row 1"), ([float("inf"), None], "inf in row 0")]
+)
+def test_ids_that_are_no_finite_numbers_are_refused(tmp_path, ids, found):
+    path = tmp_path / "codes.parquet"
+    pl.DataFrame({"item_id": ids, "codes": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(DataError, match=f"(?i)column item_id is {found}, not a whole number"):
+        CodesFile(path=path).items()
+
+
+def test_ids_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "codes.parquet"
+    pl.DataFrame({"item_id": [True, False], "codes": [[1], [2]]}).write_parquet(path)
+    with pytest.raises(DataError, match="item_id has type Boolean: ids must be strings or integers, cast the column"):
+        CodesFile(path=path).items()

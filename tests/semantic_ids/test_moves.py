@@ -89,5 +89,16 @@ def test_tables_that_cannot_be_compared():
     table = SemanticIds(CODES, (2, 2), "v")
     with pytest.raises(DataError, match="no item in common"):
         moves(table, table, ITEMS, Vocabulary.of(list("uvwxyz")))
-    with pytest.raises(DataError, match="2 and 1 levels"):
-        moves(table, SemanticIds(CODES[:, :1], (2,), "v"), ITEMS, ITEMS)
+
+
+def test_tables_of_other_depth_are_compared_at_the_levels_of_both():
+    deep, flat = build_semantic_ids(CODES, (2, 2), "f"), SemanticIds(CODES[:, :1].clone(), (2,), "g")
+    flat.codes_NL[2, 0] = 1
+    for old, new, shown in ((deep, flat, ([0, 1, 0], [1])), (flat, deep, ([1], [0, 1, 0]))):
+        found = moves(old, new, ITEMS, ITEMS)
+        assert reasons(found) == {"c": ("regrouped", 0)}, "the second codes and the digit do not count"
+        assert found.churn.prefixes == (pytest.approx(1 / 6),)
+        assert found.churn.whole == pytest.approx(1 / 6)
+        # c is one of 3 items with code 0 on the one side, one of 4 with code 1 on the other
+        assert found.levels == (LevelMoves(pytest.approx(1 / 6), 2, 0),)
+        assert (found.frame["old_codes"].to_list(), found.frame["new_codes"].to_list()) == ([shown[0]], [shown[1]])

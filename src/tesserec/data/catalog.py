@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from tesserec.data.columns import encode_ids, positions
-from tesserec.data.tables import Source, Table, match_columns, open_table, to_frame
+from tesserec.data.tables import Source, Table, advice, match_columns, open_table, to_frame
 from tesserec.errors import DataError
 from tesserec.types import Catalog, Interactions, Vocabulary
 
@@ -47,11 +47,11 @@ def read_catalog(source: Source, *, columns: Mapping[str, str | None] | None = N
     or availability.
     """
     table = open_table(source)
-    names = match_columns(table, ITEM_COLUMNS, columns)
+    names = match_columns(table, ITEM_COLUMNS, columns, "item_columns")
     if "item_id" not in names:
         raise DataError(
             f"{table.name} has the columns {', '.join(table.names)}: none is item_id; "
-            'say which is with columns={"item_id": ...}'
+            f"{advice('item_id', '...', 'item_columns')}"
         )
     codes, ids = encode_ids(table, names["item_id"])
     if not len(codes):

@@ -27,7 +27,7 @@ from tesserec.data.columns import (
     read_whole,
 )
 from tesserec.data.ordering import sorted_rows
-from tesserec.data.tables import Source, Table, match_columns, open_table
+from tesserec.data.tables import Source, Table, advice, match_columns, open_table
 from tesserec.errors import DataError, UnknownIdError
 from tesserec.types import NO_TIME, Interactions, Vocabulary
 
@@ -86,14 +86,15 @@ def read_events(
 
 
 def _event_columns(table: Table, columns: Mapping[str, str | None] | None) -> dict[str, str]:
-    names = match_columns(table, EVENT_COLUMNS, columns)
+    names = match_columns(table, EVENT_COLUMNS, columns, "columns")
     has = f"{table.name} has the columns {', '.join(table.names)}"
     for ours in ("user_id", "item_id"):
         if ours not in names:
-            raise DataError(f'{has}: none is {ours}; say which is with columns={{"{ours}": ...}}')
+            raise DataError(f"{has}: none is {ours}; {advice(ours, '...', 'columns')}")
     if not {"timestamp", "order"} & set(names):
         raise DataError(
-            f"{has}: neither timestamp nor order is among them, and without one there is no order of events"
+            f"{has}: neither timestamp nor order is among them, and without one there is no order of events; "
+            f"{advice('timestamp', '...', 'columns')}"
         )
     return names
 
@@ -163,7 +164,7 @@ def _drop_unknown(
         value = table.read(names["item_id"])[row].as_py()
         raise UnknownIdError(
             f"{table.name}: {count} events are of items not in the catalog, the first in row {row}: {value!r}; "
-            'add them to the catalog or pass unknown_items="drop"'
+            'add them to the catalog, or drop the events with unknown_items = "drop" (under [data] in a recipe)'
         )
     if count == len(known_E):
         raise DataError(f"{table.name}: none of the {count} events is of an item in the catalog: compare their ids")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from tesserec.errors import DataError
 
-__all__ = ["ArrowStream", "Source", "Table", "match_columns", "open_table", "to_frame"]
+__all__ = ["ArrowStream", "Source", "Table", "advice", "match_columns", "open_table", "to_frame"]
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}
 _ATOMIC = (".inter", ".item")
@@ -164,12 +164,16 @@ def _numbers(column: pl.Series) -> pl.Series:
 
 
 def match_columns(
-    table: Table, aliases: Mapping[str, tuple[str, ...]], columns: Mapping[str, str | None] | None
+    table: Table,
+    aliases: Mapping[str, tuple[str, ...]],
+    columns: Mapping[str, str | None] | None,
+    setting: str | None = None,
 ) -> dict[str, str]:
     """Our name → the table's name, for each of our names (the keys of ``aliases``) that the table has.
 
     ``columns`` decides where it speaks (None: do not use); then our own name, then its aliases, both compared
-    without case and punctuation. Raises ``DataError`` where two aliases could be meant, or ``columns`` is wrong.
+    without case and punctuation. ``setting`` is what a recipe calls ``columns``, for messages (see ``advice``). Raises
+    ``DataError`` where two aliases could be meant, or ``columns`` is wrong.
     """
     columns = columns or {}
     unknown = sorted(set(columns) - set(aliases))
@@ -182,19 +186,24 @@ def match_columns(
     free = [name for name in table.names if name not in columns.values()]
     for ours in aliases:
         if ours not in columns:
-            found[ours] = _match(table.name, ours, aliases[ours], free)
+            found[ours] = _match(table.name, ours, aliases[ours], free, setting)
     return {ours: theirs for ours, theirs in found.items() if theirs is not None}
 
 
-def _match(where: str, ours: str, aliases: tuple[str, ...], names: list[str]) -> str | None:
+def advice(ours: str, theirs: str, setting: str | None) -> str:
+    """How to say that column ``theirs`` is ``ours``: in Python, in a recipe with a ``setting`` for it, in the file."""
+    in_recipe = "" if setting is None else f', {setting}.{ours} = "{theirs}" under [data] in a recipe'
+    return f'say which is with columns={{"{ours}": "{theirs}"}} in Python{in_recipe}, or rename columns'
+
+
+def _match(where: str, ours: str, aliases: tuple[str, ...], names: list[str], setting: str | None) -> str | None:
     if ours in names:
         return ours
     for wanted in ({_bare(ours)}, {_bare(alias) for alias in aliases}):
         found = [name for name in names if _bare(name) in wanted]
         if len(found) > 1:
             raise DataError(
-                f"{where}: columns {' and '.join(found)} could each be {ours}: "
-                f'say which with columns={{"{ours}": "{found[0]}"}}'
+                f"{where}: columns {' and '.join(found)} could each be {ours}: {advice(ours, found[0], setting)}"
             )
         if found:
             return found[0]

@@ -26,6 +26,10 @@ __all__ = ["CodesFile"]
 
 LARGEST_CODE = 1 << 24
 """What is counted for a level has an entry for each code up to its largest, so that a stray number takes all memory."""
+ORDINARY_CODE = 1 << 18
+"""The largest code that is accepted of few items, as many as the largest vocabularies of language models have."""
+CODES_PER_ITEM = 4
+"""Of many items larger codes are accepted, up to so many for each."""
 
 
 @component
@@ -35,7 +39,11 @@ class CodesFile:
     path: Path
     """A ``.parquet``, ``.csv``, ``.tsv`` or ``.json`` file."""
     codebook_sizes: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    """Codes at each level; one more than the largest code of the catalog's items where this is not given."""
+    """Codes at each level; one more than the largest code of the catalog's items where this is not given.
+
+    Without it codes are at most ``ORDINARY_CODE`` or ``CODES_PER_ITEM`` times the rows of the file, whichever is more:
+    a larger one is a stray number, such as an item id, and no code that the items share.
+    """
     where: dict[str, str] = field(default_factory=dict)
     """Column → the value, as text, of the rows to read; all rows where this is empty. Not for JSON."""
 
@@ -62,7 +70,7 @@ class CodesFile:
         """(codes [N, L] int64 in the order of ``items``, codebook sizes, a hash of ids and codes).
 
         Raises ``DataError`` for items without codes, twice in the file, or with codes that are not equally many
-        integers from 0 to ``LARGEST_CODE``.
+        integers from 0 to ``LARGEST_CODE``, or to what the items can use where no ``codebook_sizes`` are given.
         """
         ids, rows = self._table()
         position = items.find(ids).tolist()
@@ -76,7 +84,10 @@ class CodesFile:
             raise DataError(
                 f"{self.path} has no codes for {len(missing)} of {len(items)} items, the first is {name!r}: add them"
             )
-        codes = [self._checked(ids[first[item]], rows[first[item]], rows[first[0]]) for item in range(len(items))]
+        largest = self._largest(len(ids))
+        codes = [
+            self._checked(ids[first[item]], rows[first[item]], rows[first[0]], largest) for item in range(len(items))
+        ]
         codes_NL = torch.tensor(codes, dtype=torch.int64)
         sizes = self.codebook_sizes or tuple((codes_NL.max(0).values + 1).tolist())
         named = json.dumps([sizes, items.ids.to_pylist(), codes])
@@ -94,12 +105,10 @@ class CodesFile:
             if self.where:
                 raise DataError(f"{self.path} is JSON, which has no columns to choose rows by: leave out {self.where}")
             try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
+                content = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
             except ValueError as error:
                 raise DataError(f"{self.path} is not readable as JSON: {error}") from None
-            if not isinstance(content, dict):
-                raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
-            return list(content), list(content.values())
+            return self._pairs(content)
         try:
             frame = reader(self.path)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -107,12 +116,45 @@ class CodesFile:
             raise DataError(f"{self.path} is not readable as {self.path.suffix[1:].upper()}: {reason}") from None
         return self._columns(frame)
 
+    def _check_ids(self, ids: pl.Series) -> None:
+        """Raise ``DataError`` for ids that are neither strings nor whole numbers, which may be floats."""
+        texts = (pl.String, pl.Categorical, pl.Enum, pl.Null)  # nulls are refused by their row
+        if not (ids.dtype in texts or ids.dtype.is_integer() or ids.dtype.is_float()):
+            raise DataError(
+                f"{self.path}: column item_id has type {ids.dtype}: ids must be strings or integers, cast the column"
+            )
+        if not ids.dtype.is_float():
+            return
+        broken = ((ids != ids.floor()) | ~ids.is_finite()).fill_null(False)
+        if broken.any():
+            row = int(broken.arg_max() or 0)
+            raise DataError(
+                f"{self.path}: column item_id is {ids[row]} in row {row}, not a whole number: give integers or strings"
+            )
+
+    def _pairs(self, content: Any) -> tuple[list[Any], Sequence[Any]]:
+        """Ids and codes of a JSON object, which is given as pairs, so that none that is there twice is lost."""
+        if not isinstance(content, tuple):
+            raise DataError(f'{self.path} must hold an object such as {{"item id": [3, 14, 15]}}')
+        ids = [item for item, _ in content]
+        if len(set(ids)) < len(ids):
+            twice, number = Counter(ids).most_common(1)[0]
+            raise DataError(f"{self.path} has the codes of item {twice!r} {number} times: keep one of them")
+        return ids, [codes for _, codes in content]
+
     def _columns(self, frame: pl.DataFrame) -> tuple[list[Any], Sequence[Any]]:
         numbered = sorted((c for c in frame.columns if re.fullmatch(r"code_\d+", c)), key=lambda c: int(c[5:]))
         if "item_id" not in frame.columns or not ("codes" in frame.columns or numbered):
             raise DataError(
                 f"{self.path} has columns {frame.columns}: expected item_id and either codes or code_0, code_1, …"
             )
+        absent = [f"code_{i}" for i, name in enumerate(numbered) if name != f"code_{i}"]
+        if absent and "codes" not in frame.columns:
+            raise DataError(
+                f"{self.path} has the codes {', '.join(numbered)}: expected code_0, code_1, … without a gap, and "
+                f"{absent[0]} is not there"
+            )
+        self._check_ids(frame["item_id"])
         frame = self._chosen(frame)
         ids = frame["item_id"].to_list()
         return ids, frame["codes"].to_list() if "codes" in frame.columns else frame.select(numbered).rows()
@@ -128,15 +170,20 @@ class CodesFile:
                 raise DataError(f"{self.path} has no row with {column} = {value!r}{did_you_mean(value, known)}")
         return frame
 
-    def _checked(self, item: Any, codes: Any, example: Any) -> list[int]:
+    def _largest(self, num_rows: int) -> int:
+        """The largest code that is accepted in a file of so many rows."""
+        return LARGEST_CODE if self.codebook_sizes else min(LARGEST_CODE, max(ORDINARY_CODE, CODES_PER_ITEM * num_rows))
+
+    def _checked(self, item: Any, codes: Any, example: Any, largest: int) -> list[int]:
         if not isinstance(codes, list | tuple) or not codes:
             raise DataError(f"{self.path}: the codes of item {item!r} are {codes!r}: expected a list of integers")
         if any(type(c) is not int or c < 0 for c in codes):
             raise DataError(f"{self.path}: the codes of item {item!r} are {list(codes)}: expected integers from 0")
-        if max(codes) > LARGEST_CODE:
+        if max(codes) > largest:
+            remedy = "" if largest == LARGEST_CODE else ", or codebook_sizes in a recipe where there are so many"
             raise DataError(
                 f"{self.path}: the codes of item {item!r} are {list(codes)}: codes number the entries of a level from "
-                f"0, expected at most {LARGEST_CODE}; give your codes new numbers"
+                f"0, expected at most {largest} in a file of so many items; give your codes new numbers{remedy}"
             )
         if len(codes) != len(example):
             raise DataError(

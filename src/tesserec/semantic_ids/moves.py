@@ -1,8 +1,12 @@
 """Which items have other codes in a later table, and why.
 
-Dimensions: N items of the new table · M items of both · L levels (without the collision digit) · C codes of a level.
+Tables of different depth are compared at the levels that both have.
+
+Dimensions: N items of the new table · M items of both · L levels of both (without the collision digit) · C codes of a
+level.
 """
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -54,6 +58,7 @@ class Moves:
     """None where no codebooks are known."""
     churn: Churn
     levels: tuple[LevelMoves, ...]
+    """Of the levels that were compared."""
     reasons: dict[Reason, int]
     """Items of each reason, all reasons given."""
     frame: pl.DataFrame
@@ -74,15 +79,17 @@ def moves(
 
     ``changed_N`` says of each item of ``new`` whether its content is another than in ``old``, bool (ignored for new
     items). Without ``has_codebooks`` the versions are not those of codebooks, as with codes of the user's own, and no
-    reason is read off them. Raises ``DataError`` for tables of different levels or without a common item.
+    reason is read off them. Where one table has more levels, its further codes and the digits do not count. Raises
+    ``DataError`` for tables without a common item.
     """
     old_N = old_items.find(new_items.ids.to_pylist())
-    found = churn(old, new, old_N)
+    first, second = _to_common_depth(old, new)
+    found = churn(first, second, old_N)
     rows_M = (old_N >= 0).nonzero().squeeze(1)
-    before_ML, after_ML = content_codes(old)[old_N[rows_M]], content_codes(new)[rows_M]
+    before_ML, after_ML = content_codes(first)[old_N[rows_M]], content_codes(second)[rows_M]
     kept_M = (before_ML == after_ML).long().cumprod(1).sum(1)
     moved_M = kept_M < before_ML.shape[1]
-    if old.has_digit and new.has_digit:
+    if first.has_digit and second.has_digit:
         moved_M |= old.codes_NL[old_N[rows_M], -1] != new.codes_NL[rows_M, -1]
     same = old.codebook_version == new.codebook_version if has_codebooks else None
     renamed_M = _renamed(before_ML, after_ML, kept_M)
@@ -109,6 +116,20 @@ def moves(
         _level(before_ML[:, level], after_ML[:, level], found.codes[level]) for level in range(before_ML.shape[1])
     )
     return Moves(same, found, levels, reasons, frame)
+
+
+def _to_common_depth(old: SemanticIds, new: SemanticIds) -> tuple[SemanticIds, SemanticIds]:
+    """The tables as they are where they have equally many levels, else the first levels of both, without a digit."""
+    depth, deepest = sorted(content_codes(table).shape[1] for table in (old, new))
+    if depth == deepest:
+        return old, new
+    first, second = (
+        dataclasses.replace(
+            table, codes_NL=table.codes_NL[:, :depth], codebook_sizes=table.codebook_sizes[:depth], has_digit=False
+        )
+        for table in (old, new)
+    )
+    return first, second
 
 
 def _frame(  # noqa: PLR0917  # two tables and what is known of their items
