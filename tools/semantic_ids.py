@@ -116,7 +116,7 @@ def page(found: Tokenizers, note: str) -> str:
         f"of an item but its codes (`{SUITE}/methods/generator.toml`), so that the accuracy of a row is that of its",
         "codes. N@10 and R@10 are NDCG and recall at item level over the whole catalog, with 95 % bootstrap intervals",
         f"over {_drawn(found)}. They are low beside those of [docs/results.md](results.md), where models are larger",
-        "and see more. `make sids DATA=folder` runs it all again.",
+        "and see more. Fit CPU-s are those of the quantizer, vectors given. `make sids DATA=folder` runs it all again.",
     ]
     if not found.judged.figures:
         lines += ["", NO_RUNS, *unstarted(found.judged)]
@@ -194,7 +194,11 @@ def _diagnosed(found: Tokenizers, dataset: str, protocol: str, names: Sequence[s
     if not rows:
         return []
     head = f"| tokenizer | {' | '.join(key.replace('_', ' ') for key in DIAGNOSTICS)} |"
-    return ["Means over seeds, each explained below:", "", head, "|---|" + "--:|" * len(DIAGNOSTICS), *rows]
+    told = (
+        "Means over seeds, each explained below; cosines, R² and effective capacity are of the vectors that a "
+        "tokenizer codes, which are not those of text alone where it reads events:"
+    )
+    return [told, "", head, "|---|" + "--:|" * len(DIAGNOSTICS), *rows]
 
 
 def _predictions(found: Tokenizers) -> list[str]:
@@ -295,7 +299,7 @@ def _advice(found: Tokenizers) -> list[str]:
         f"`{names[0]}` has the best N@10 on {MAIN[0]} ({_value(found, names[0]):.4f}), {_behind(level)}.",
         *_cheapest(found, [names[0], *level], "So far `{}`" if provisional else "**Take `{}`**"),
         *_from_content(found, names),
-        *_trained(found),
+        *_trained(found, names),
         *_floor(found, names),
         *_telling(found),
         *_elsewhere(found, names),
@@ -363,8 +367,8 @@ def _reads_events(found: Tokenizers, method: str) -> bool:
     return any(part in told for part in EVENT_PARTS)
 
 
-def _trained(found: Tokenizers) -> list[str]:
-    """Whether a trained quantizer is worth it, by the difference of the two references."""
+def _trained(found: Tokenizers, names: Sequence[str]) -> list[str]:
+    """Whether a trained quantizer is worth it, by the difference of the two references, and of the best of its kind."""
     first, second = REFERENCES
     figure = found.judged.figure(*MAIN, first, f"ndcg10_over_{second}")
     if figure is None:
@@ -373,10 +377,19 @@ def _trained(found: Tokenizers) -> list[str]:
     if figure["low"] > 0:
         words = "it is worth training one"
     elif figure["high"] < 0:
-        words = "it is not worth training one"
+        words = "training one with nothing but vectors is not worth it"
     costs = [found.judged.figure(*MAIN, name, "fit_cpu_s") for name in REFERENCES]
     times = f", at {costs[0]['value'] / costs[1]['value']:.0f} times the CPU seconds" if costs[0] and costs[1] else ""
-    return [f"{REFERENCES[first]} over {REFERENCES[second]}: {interval(figure, sign='+')} in N@10{times}; {words}."]
+    told = f"Plain {REFERENCES[first]} over {REFERENCES[second]}: {interval(figure, sign='+')} in N@10{times}; {words}"
+    trained = [name for name in names if name != first and _is_trained(found, name)]
+    over = found.judged.figure(*MAIN, trained[0], f"ndcg10_over_{second}") if trained else None
+    if over is None:
+        return [f"{told}."]
+    return [f"{told}. The best of those that are trained with more, `{trained[0]}`: {interval(over, sign='+')}."]
+
+
+def _is_trained(found: Tokenizers, method: str) -> bool:
+    return "training" in (found.judged.runs_of(*MAIN, method)[0]["recipe"].get("semantic_ids") or {})
 
 
 def _floor(found: Tokenizers, names: Sequence[str]) -> list[str]:

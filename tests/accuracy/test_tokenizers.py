@@ -83,7 +83,12 @@ def repository(root):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     for seed in (0, 1, 2):
-        reads = {"semantic_ids": {"losses": [{"class": "tesserec.semantic_ids.letter:CollaborativeAlignment"}]}}
+        reads = {
+            "semantic_ids": {
+                "training": {},
+                "losses": [{"class": "tesserec.semantic_ids.letter:CollaborativeAlignment"}],
+            }
+        }
         for end in ("", "_weak", "_strong"):
             write(root, f"letter{end}", seed, answers="mosaic", goodness=0.9, cpu_s=30.0, recipe=reads)
         write(root, "rq_vae", seed, goodness=0.2, cpu_s=20.0)
@@ -147,8 +152,9 @@ def test_the_advice_follows_from_the_figures(page):
         in advice
     )
     assert "**" not in advice
-    assert "RQ-VAE over residual k-means: -0." in advice
-    assert "at 40 times the CPU seconds; it is not worth training one." in advice
+    assert "* Plain RQ-VAE over residual k-means: -0." in advice
+    assert "at 40 times the CPU seconds; training one with nothing but vectors is not worth it. The best of" in advice
+    assert "those that are trained with more, `letter`: +0.0000 (" in advice
     assert "Codes at random reach" in advice
     assert "The best 2 beside the references, to be run elsewhere too: `letter` and `pq`." in advice
 
