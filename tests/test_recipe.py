@@ -1,6 +1,7 @@
 """Recipes: every table, every default, and messages that name the nearest word."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tesserec.data.splits import SplitConfig
 from tesserec.embedders.cooccurrence_svd import CooccurrenceSVD
 from tesserec.embedders.tfidf_svd import TfidfSVD
 from tesserec.errors import RecipeError
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.recipe import (
     DataConfig,
     EvaluationConfig,
@@ -185,3 +187,13 @@ def test_the_default_recipe_reads_text_where_there_is_some() -> None:
     assert type(default_recipe(bare).embedder) is CooccurrenceSVD
     blank = read_catalog(pl.DataFrame({"item_id": ["a"], "title": [" "]}))
     assert type(default_recipe(blank).embedder) is CooccurrenceSVD
+
+
+def test_the_composed_recipe_of_the_readme_is_one():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = [
+        block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[semantic_ids.losses]]" in block
+    ]
+    recipe = parse_recipe(tomllib.loads(text) | {"embedder": {"class": "tesserec.embedders.tfidf_svd:TfidfSVD"}})
+    assert recipe.retriever.keys == SIDKeys("prefixes")
+    assert [loss.weight for loss in recipe.quantizer.losses] == [0.5]

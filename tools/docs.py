@@ -33,7 +33,12 @@ __all__ = ["Method", "Problem", "main", "methods_page", "pages", "read_methods",
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("Paper", "Adds", "Differs", "Checked")
-VERBS = frozenset({"embed", "fit", "encode", "retrieve", "rank", "rerank", "score", "search"})
+VERBS = frozenset(
+    {
+        *("embed", "fit", "encode", "retrieve", "rank", "rerank", "score", "search"),
+        *("module", "level", "offsets"),  # losses, level transforms and assigners of a quantizer
+    }
+)
 """A component with one of these is a method; others are settings."""
 
 STAGES = (

@@ -361,6 +361,11 @@ class SemanticIds:
         """Length of a code tuple."""
         return len(self.codebook_sizes)
 
+    @property
+    def num_content_levels(self) -> int:
+        """The levels that say something of content: all but a collision digit."""
+        return self.num_levels - int(self.has_digit)
+
     @cached_property
     def buckets(self) -> tuple[Tensor, Tensor, Ragged]:
         """(distinct tuples in lexicographic order [P, L], the tuple of each item [N], the items of each tuple)."""

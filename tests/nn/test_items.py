@@ -1,7 +1,8 @@
 import torch
 import torch.nn.functional as F
 
-from tesserec.nn.items import ItemEncoder, content_levels
+from tesserec.nn.items import ItemEncoder
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.types import SemanticIds
 
 CODES = torch.tensor([[0, 1, 0], [1, 2, 0], [1, 2, 1]])
@@ -35,9 +36,9 @@ def test_a_vector_is_the_sum_of_codes_content_and_own():
 
 
 def test_the_collision_digit_says_nothing_of_content():
-    assert content_levels(IDS) == 2
+    assert IDS.num_content_levels == 2
     without_digit = SemanticIds(CODES, (2, 3, 2), "test")
-    assert content_levels(without_digit) == 3
+    assert without_digit.num_content_levels == 3
     encoder = filled(ItemEncoder(without_digit, None, ROW, 4))
     codes = encoder.codes.weight
     assert codes.shape == (7, 4)
@@ -50,6 +51,21 @@ def test_parts_may_be_missing():
     assert torch.equal(own_only.table(), own_only.own.weight[[1, 2, 0]])
     content_only = filled(ItemEncoder(None, CONTENT, torch.full((3,), -1), 4))
     assert torch.equal(content_only.table(), F.normalize(CONTENT, dim=1) @ content_only.content.weight.T)
+
+
+def test_keys_take_the_place_of_codes():
+    encoder = filled(ItemEncoder(IDS, CONTENT, ROW, 4, SIDKeys("codes")))
+    plain = filled(ItemEncoder(IDS, CONTENT, ROW, 4))
+    with torch.no_grad():
+        encoder.codes.rows.weight[:-1] = plain.codes.weight
+        encoder.codes.rows.weight[-1] = 0
+    assert torch.equal(encoder.table(), plain.table())
+    prefixes = ItemEncoder(IDS, None, torch.full((3,), -1), 4, SIDKeys("prefixes"))
+    rows = prefixes.codes.rows.weight
+    # two first codes, then six pairs of first and second
+    assert torch.allclose(prefixes.table(), torch.stack([rows[0] + rows[3], rows[1] + rows[7], rows[1] + rows[7]]))
+    items = torch.tensor([[2, 0], [1, 1]])
+    assert torch.equal(prefixes(items), prefixes.table()[items])
 
 
 def test_an_item_without_a_row_of_its_own_starts_and_stays_without():

@@ -9,6 +9,7 @@ import torch
 from tesserec.data.batches import history_of, next_step_labels, training_windows, windows_of
 from tesserec.errors import RecipeError, TrainingInterrupted, VersionMismatchError
 from tesserec.nn.losses import NegativeSampler
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.fusion import fit_weights
@@ -164,6 +165,35 @@ def test_codes_alone_will_do():
     assert "network.items.content.weight" not in retriever.state().tensors
     assert len(retriever._network.tree.row_key) == 0
     assert answers(retriever, "fused", EVERY).items_BK[:, 0].tolist() == NEXT
+
+
+@pytest.mark.parametrize("kind", ["codes", "ngrams", "prefixes", "memory", "pieces"])
+def test_keys_of_codes_are_learnt_kept_and_know_later_items(kind):
+    keys = SIDKeys(kind, max_rows=10)  # eight codes, and two pieces or hashed pairs
+    retriever = fitted(chain()[0], given(embeddings=None), epochs=12, keys=keys, rows=RowsConfig(min_events=1000))
+    features = retriever._network.items.codes
+    assert features.num_rows == {"codes": 8, "ngrams": 10, "prefixes": 13, "memory": 18, "pieces": 10}[kind]
+    if kind != "ngrams":  # ten hashed rows are too few for twelve items
+        assert answers(retriever, "dense", EVERY).items_BK[:, 0].tolist() == NEXT
+    other = tiny(keys=keys)
+    other.restore(retriever.state(), catalog_of_size(12), given(embeddings=None))
+    for mode in MODES:
+        expected, found = answers(retriever, mode, EVERY, k=5), answers(other, mode, EVERY, k=5)
+        assert torch.equal(found.items_BK, expected.items_BK)
+    codes_NL = torch.cat([ids().codes_NL, torch.tensor([[2, 1, 1]])])  # those of item 5
+    grown = SemanticIds(codes_NL, (3, 5, 2), "planted", has_digit=True)
+    other.add_items(catalog_of_size(13), given(13, semantic_ids=grown, embeddings=None))
+    vectors_ND = other._network.items.table()
+    assert torch.equal(vectors_ND[12], vectors_ND[5])
+    warm = given(embeddings=None, warm_start=retriever.state())
+    later = fitted(chain()[0], warm, epochs=0, keys=keys, rows=retriever.rows)
+    assert torch.equal(later._network.items.codes.merges_M2, features.merges_M2)
+    assert torch.equal(later._network.items.table()[5], vectors_ND[5])
+
+
+def test_keys_need_codes():
+    with pytest.raises(ValueError, match=r'keys are made of codes, which inputs leave out: add "codes", or leave out'):
+        tiny(keys=SIDKeys(), inputs=("content", "own"))
 
 
 # Answers.

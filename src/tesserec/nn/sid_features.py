@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from tesserec.config import Field, component
 from tesserec.errors import DataError, VersionMismatchError
-from tesserec.nn.items import content_levels
 from tesserec.types import SemanticIds
 
 __all__ = ["KeySet", "SIDFeatures", "SIDKeys", "learn_pieces"]
@@ -96,7 +95,7 @@ class SIDFeatures(nn.Module):
             raise DataError(f"keys of kind {keys.kind!r} with merges_M2 = {merges_M2}: pieces need merges, others none")
         self.keys = keys
         self.codebook_version = semantic_ids.codebook_version
-        levels = content_levels(semantic_ids)
+        levels = semantic_ids.num_content_levels
         self.sizes = semantic_ids.codebook_sizes[:levels]
         self.spans = keys.spans(levels)
         self.register_buffer("merges_M2", torch.zeros(0, 2).long() if merges_M2 is None else merges_M2)
@@ -248,7 +247,7 @@ def learn_pieces(semantic_ids: SemanticIds, popularity_N: Tensor, num_merges: in
             f"popularity_N has shape {tuple(popularity_N.shape)}, expected ({len(semantic_ids)},): a finite count of "
             "at least 0 an item"
         )
-    levels = content_levels(semantic_ids)
+    levels = semantic_ids.num_content_levels
     sizes = semantic_ids.codebook_sizes[:levels]
     weights: Counter[tuple[int, ...]] = Counter()
     symbols_NL = semantic_ids.codes_NL[:, :levels] + _starts(sizes)

@@ -36,6 +36,7 @@ from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_file import kept_trie
 from tesserec.errors import DataError, RecipeError
 from tesserec.nn.losses import NegativeSampler
+from tesserec.nn.sid_features import SIDKeys, learn_pieces
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
@@ -47,6 +48,7 @@ from tesserec.retrievers.mosaic_network import (
     HeadsConfig,
     Input,
     MosaicNetwork,
+    merges_of,
     own_rows,
 )
 from tesserec.retrievers.personal_frequency import PersonalFrequency
@@ -101,6 +103,8 @@ class Mosaic:
     """What a state predicts: the next step (basket) as a set, or the next event of the file's order."""
     inputs: tuple[Input, ...] = INPUTS
     """What the trunk sees of an event: see ``tesserec.retrievers.mosaic_network.INPUTS``."""
+    keys: SIDKeys | None = None
+    """Which keys of its codes an item's vector is made of, beside content and its own row; None: a row a code."""
     answer: Literal["fused", "generative", "dense"] = "fused"
     """What ``retrieve`` answers with: a fusion, or one head alone."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
@@ -115,6 +119,8 @@ class Mosaic:
     def __post_init__(self) -> None:
         if set(self.inputs) <= {"times"}:
             raise ValueError('inputs name nothing of an item: add "codes", "content" or "own"')
+        if self.keys is not None and "codes" not in self.inputs:
+            raise ValueError('keys are made of codes, which inputs leave out: add "codes", or leave out keys')
         self._network: MosaicNetwork | None = None
         self._weights_S = torch.tensor(PRIOR)
         self.training_log: list[dict[str, float]] = []
@@ -224,6 +230,7 @@ class Mosaic:
             _content(context),
             len(catalog),
             self.inputs,
+            self.keys,
         )
         self._weights_S = state.tensors["fusion"]
 
@@ -251,7 +258,18 @@ class Mosaic:
                 nodes_of_items=whole,
                 scale=self.heads.scale,
                 inputs=self.inputs,
+                keys=self.keys,
+                merges_M2=self._merges(semantic_ids, counts_N, context),
             )
+
+    def _merges(self, semantic_ids: SemanticIds, counts_N: Tensor, context: FitContext) -> Tensor | None:
+        """What pieces are made by: as many merges as there are rows for; those of a warm start, whose rows they are."""
+        if self.keys is None or self.keys.kind != "pieces":
+            return None
+        if context.warm_start is not None:
+            return merges_of(self.keys, context.warm_start.part("network").tensors)
+        num_codes = sum(semantic_ids.codebook_sizes[: semantic_ids.num_content_levels])
+        return learn_pieces(semantic_ids, counts_N, max(0, self.keys.max_rows - num_codes))
 
     def _read(self, history: History) -> History:
         """The history as the trunk reads it: without steps, each event is one of its own."""

@@ -26,10 +26,11 @@ from tesserec.nn.growth import load_grown
 from tesserec.nn.items import ItemEncoder
 from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
 from tesserec.types import PAD, Candidates, Requests, SemanticIds
 
-__all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork", "own_rows"]
+__all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork", "merges_of", "own_rows"]
 
 Input = Literal["codes", "content", "own", "times"]
 INPUTS: tuple[Input, ...] = ("codes", "content", "own", "times")
@@ -90,6 +91,8 @@ class MosaicNetwork(nn.Module):
         nodes_of_items: bool,
         scale: float = 20.0,
         inputs: Sequence[Input] = INPUTS,
+        keys: SIDKeys | None = None,
+        merges_M2: Tensor | None = None,
     ) -> None:
         """``nodes_of_items``: the tree is made of the vectors of all items too; with ``all_units`` in every step."""
         super().__init__()
@@ -100,6 +103,8 @@ class MosaicNetwork(nn.Module):
             content_NF if "content" in inputs else None,
             own_row_N if "own" in inputs else torch.full_like(own_row_N, -1),
             config.width,
+            keys,
+            merges_M2,
         )
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
         self.gaps = nn.Embedding(NUM_GAPS + 1, config.width)
@@ -265,6 +270,7 @@ class MosaicNetwork(nn.Module):
         content_NF: Tensor | None,
         num_items: int,
         inputs: Sequence[Input] = INPUTS,
+        keys: SIDKeys | None = None,
     ) -> MosaicNetwork:
         """The network of a state dict, for a catalog of at least the items that it was trained with."""
         row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
@@ -280,6 +286,8 @@ class MosaicNetwork(nn.Module):
             "repeats.weight" in tensors,
             "tree.share" in tensors,
             inputs=inputs,
+            keys=keys,
+            merges_M2=merges_of(keys, tensors),
         )
         load_grown(network, {**tensors, "items.row_N": row_N})
         return network.eval()
@@ -308,6 +316,11 @@ class MosaicNetwork(nn.Module):
         with torch.no_grad():
             self.items.own.weight[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
             self.tree.rows.weight.copy_(nodes.moved(earlier, tensors["tree.rows.weight"]))
+
+
+def merges_of(keys: SIDKeys | None, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The merges of the learned pieces in a state dict; None for other keys, and where it has none."""
+    return tensors.get("items.codes.merges_M2") if keys is not None and keys.kind == "pieces" else None
 
 
 def gap_buckets(windows: Windows) -> Tensor:
