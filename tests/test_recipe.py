@@ -191,9 +191,8 @@ def test_the_default_recipe_reads_text_where_there_is_some() -> None:
 
 def test_the_composed_recipe_of_the_readme_is_one():
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (text,) = [
-        block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[semantic_ids.losses]]" in block
-    ]
+    blocks = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    (text,) = [block for block in blocks if "[[semantic_ids.losses]]" in block]
     recipe = parse_recipe(tomllib.loads(text) | {"embedder": {"class": "tesserec.embedders.tfidf_svd:TfidfSVD"}})
     assert recipe.retriever.keys == SIDKeys("prefixes")
     assert [loss.weight for loss in recipe.quantizer.losses] == [0.5]

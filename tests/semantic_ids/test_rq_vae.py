@@ -6,7 +6,7 @@ from torch import nn
 
 from tesserec.config import component
 from tesserec.errors import DataError, NotFittedError
-from tesserec.semantic_ids import DRQ, FSQ, RQVAE, RQVAETraining
+from tesserec.semantic_ids import DRQ, FSQ, RQVAE, RQVAETraining, rq_network
 from tesserec.semantic_ids.residual import explained_share
 from tesserec.semantic_ids.rq_network import Network, revive
 from tesserec.types import Quantizer, SideInformation
@@ -89,6 +89,18 @@ def test_bfloat16_learns_the_planted_hierarchy_too():
     codes = quantizer.encode(features)
     assert explained_share(features, quantizer.decode(codes)) > 0.95
     assert explained_share(features, quantizer.decode(codes[:, :1])) > 0.85
+
+
+def test_the_scale_of_many_rows_is_that_of_all_at_once(monkeypatch):
+    features = 3 + 2 * randn(50, 4)
+    found = []
+    for at_once in (1 << 26, 28, 1):
+        monkeypatch.setattr(rq_network, "_NUMBERS_AT_ONCE", at_once)
+        network = Network(4, (), 2, (2,))
+        network.set_scaling(features)
+        found.append(network.scale)
+    assert found[0] == (features - features.mean(0)).square().mean().sqrt()
+    assert torch.allclose(torch.stack(found[1:]), found[0])
 
 
 def test_no_other_code_of_a_level_is_closer_to_the_latents():

@@ -27,6 +27,7 @@ StepLoss = Callable[[Tensor, int], tuple[Tensor, LossRecord]]
 
 _START_POINTS_PER_CODE = 64
 _ASSIGNED_AT_ONCE = 1 << 16
+_NUMBERS_AT_ONCE = 1 << 26
 _STEPS_BETWEEN_REPORTS = 50
 
 
@@ -142,7 +143,7 @@ class Network(nn.Module):
         """Mean and scale of the features, of each source by itself where there are several."""
         if not self.source_widths:
             self.mean.copy_(features_ND.mean(0))
-            self.scale.copy_((features_ND - self.mean).square().mean().sqrt().clamp(min=1e-8))
+            self.scale.copy_(_spread(features_ND, self.mean))
             return
         start = 0
         for width in self.source_widths:
@@ -152,7 +153,7 @@ class Network(nn.Module):
                 raise DataError(f"no item has the source of columns {start} to {start + width - 1}: leave it out")
             mean = block_ND.mean(0)
             self.mean[start : start + width] = mean
-            self.scale[start : start + width] = (block_ND - mean).square().mean().sqrt().clamp(min=1e-8)
+            self.scale[start : start + width] = _spread(block_ND, mean)
             start += width
 
     def write_by(self, transform: LevelTransform) -> None:
@@ -211,6 +212,13 @@ class Network(nn.Module):
         compared_BD = reconstruction_BD * self._present(features_BD) if self.source_widths else reconstruction_BD
         error = F.mse_loss(compared_BD, inputs_BD, reduction="sum") / len(features_BD)
         return error + quantization_B.mean(), inputs_BD, reconstruction_BD, quantized
+
+
+def _spread(features_ND: Tensor, mean_D: Tensor) -> Tensor:
+    """Root mean squared distance from the mean, a scalar above zero; of so many rows at once that little is held."""
+    parts = torch.split(features_ND, max(1, _NUMBERS_AT_ONCE // features_ND.shape[1]))
+    mean = sum((part - mean_D).square().mean() * (len(part) / len(features_ND)) for part in parts)
+    return torch.as_tensor(mean).sqrt().clamp(min=1e-8)
 
 
 class Alarm:
