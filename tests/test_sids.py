@@ -81,7 +81,8 @@ def test_a_mere_table_cannot_grow():
 
 def test_items_that_are_known_already_stay_and_are_told_of():
     made = fit_sids(shop.recipe(), *shop.data())
-    frame = pl.DataFrame({"item_id": ["i07", "z"], "title": ["another title", "red lamp"]})
+    titles = ["another title", "kitchen red lamp"]
+    frame = pl.DataFrame({"item_id": ["i07", "z"], "title": titles, "text": titles})
     later = Catalog(Vocabulary.of(["i07", "z"]), frame)
     with pytest.warns(UserWarning, match="1 of the 2 items given are known already: their text and codes stay; fit"):
         grown = extend_sids(made, later)
@@ -91,7 +92,10 @@ def test_items_that_are_known_already_stay_and_are_told_of():
 
 def test_later_items_have_no_events():
     made = fit_sids(shop.recipe(), *shop.data())
-    later = Catalog(Vocabulary.of(["z"]), pl.DataFrame({"item_id": ["z"], "text": ["red lamp"], "title": ["red lamp"]}))
+    later = Catalog(
+        Vocabulary.of(["z"]),
+        pl.DataFrame({"item_id": ["z"], "text": ["kitchen red lamp"], "title": ["kitchen red lamp"]}),
+    )
     grown = extend_sids(dataclasses.replace(made, interactions=None), later)
     assert (len(grown.semantic_ids), grown.events_N) == (25, None)
     assert extend_sids(made, later).events_N.tolist() == [*made.events_N.tolist(), 0]

@@ -112,7 +112,7 @@ def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         command = re.split(r"\s{2,}", line)[0]
         result = run(*command.removeprefix("tesserec sids ").split())
         assert result.exit_code == 0, f"{command}: {result.stderr}"
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert len(open_sids("later").semantic_ids) == len(open_sids("sids").semantic_ids) + 1
 
 
@@ -134,6 +134,29 @@ def test_fit_writes_the_table_alone(place: Path, tmp_path: Path) -> None:
     assert torch.equal(table.semantic_ids.codes_NL, whole.semantic_ids.codes_NL)
     assert table.semantic_ids.codebook_version == whole.semantic_ids.codebook_version
     assert (table.interactions, table.quantizer, table.code_vectors()) == (None, None, [])
+
+
+def test_a_new_fit_keeps_the_codes_of_an_earlier_one_where_it_can(place: Path, tmp_path: Path) -> None:
+    plain = run("fit", place / "r.toml", "--seed", 5, "--out", tmp_path / "plain")
+    assert plain.exit_code == 0
+    shown = run("fit", place / "r.toml", "--seed", 5, "--like", place / "sids", "--out", tmp_path / "kept")
+    assert shown.exit_code == 0
+    told = re.search(r"at each depth: ([\d.]+)%.* \(without --like ([\d.]+)%", shown.stderr)
+    assert float(told[1]) > float(told[2])
+    old, kept, moved = (open_sids(path) for path in (place / "sids", tmp_path / "kept", tmp_path / "plain"))
+    first_N = old.semantic_ids.codes_NL[:, 0]
+    share = [(one.semantic_ids.codes_NL[:, 0] == first_N).float().mean() for one in (kept, moved)]
+    assert [f"{100 * one:.1f}" for one in share] == [told[1], told[2]]
+    assert torch.equal(kept.quantizer.encode(kept.content.embeddings.vectors_ND), kept.semantic_ids.codes_NL[:, :-1])
+    vectors = [one.quantizer.decode(one.semantic_ids.codes_NL[:, :-1]) for one in (kept, moved)]
+    assert torch.equal(*vectors)
+
+
+def test_later_items_that_the_codebooks_do_not_describe_are_named(place: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"item_id": ["i98", "i99"], "title": ["zzz", "kitchen red lamp"]}).write_csv(tmp_path / "later.csv")
+    with pytest.warns(UserWarning, match=r"1 of the 2 new items are foreign to the codebooks.*: 'i98'; fit again when"):
+        result = run("fit", "--from", place / "sids", "--items", tmp_path / "later.csv", "--out", tmp_path / "s")
+    assert result.exit_code == 0
 
 
 def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_path: Path) -> None:
@@ -159,7 +182,7 @@ def test_later_items_are_added_with_the_codebooks_of_the_fit(place: Path, tmp_pa
         (["fit"], "no events are named, which Semantic IDs of text need too: items of the same codes are numbered by"),
         (["fit", "--items", "items.csv"], "Give --events FILE, or a RECIPE with source or events in [data]; for later"),
         (["fit", "eventless.toml", "--items", "items.csv"], "no events are named, which Semantic IDs of text need too"),
-        (["fit", "r.toml", "--from", "sids", "--items", "items.csv"], "and takes neither a RECIPE nor --events nor --"),
+        (["fit", "r.toml", "--from", "sids", "--items", "items.csv"], "and takes neither a RECIPE nor --events, --"),
         (["fit", "--from", "sids"], "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor"),
         (["fit", "--from", "sids", "--items", "items.csv"], "all 24 items given are among the 24 known"),
         (["fit", "--from", "anyone.parquet:by=me", "--items", "items.csv"], "anyone (me) is a mere table: new items"),

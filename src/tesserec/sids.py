@@ -46,7 +46,9 @@ from tesserec.pipeline import extended_content, make_content, quantizer_of, trai
 from tesserec.recipe import Recipe, parse_recipe
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.diagnostics import code_vectors
+from tesserec.semantic_ids.expansion import ForeignItems
 from tesserec.semantic_ids.residual import fingerprint
+from tesserec.semantic_ids.retokenize import Retokenization, retokenize
 from tesserec.semantic_ids.table import (
     build_semantic_ids,
     content_codes,
@@ -57,7 +59,17 @@ from tesserec.semantic_ids.table import (
 )
 from tesserec.types import Catalog, ComponentState, Interactions, Progress, Quantizer, SemanticIds, Vocabulary, silent
 
-__all__ = ["Sids", "check_place", "content_changes", "extend_sids", "fit_sids", "is_plain", "open_sids", "write"]
+__all__ = [
+    "Sids",
+    "check_place",
+    "content_changes",
+    "extend_sids",
+    "fit_sids",
+    "is_plain",
+    "open_sids",
+    "with_labels_of",
+    "write",
+]
 
 TABLE = "semantic_ids.parquet"
 
@@ -147,10 +159,47 @@ def extend_sids(sids: Sids, later: Catalog) -> Sids:
         )
     content = extended_content(parse_recipe(sids.recipe), sids.content, catalog)
     assert content.semantic_ids is not None, "there were codes"
+    _warn_of_foreign(sids, catalog, content)
     log = None if sids.interactions is None else dataclasses.replace(sids.interactions, items=catalog.items)
     return dataclasses.replace(
         sids, semantic_ids=content.semantic_ids, catalog=catalog, interactions=log, content=content
     )
+
+
+def _warn_of_foreign(sids: Sids, catalog: Catalog, content: Content) -> None:
+    """Warn of later items that the codebooks do not describe."""
+    if sids.quantizer is None or content.embeddings is None:
+        return
+    num_fitted = len(sids.catalog)
+    fitted_ND, later_MD = content.embeddings.vectors_ND[:num_fitted], content.embeddings.vectors_ND[num_fitted:]
+    rows = ForeignItems().find(sids.quantizer, fitted_ND, later_MD).nonzero().squeeze(1)
+    if len(rows):
+        ids = catalog.items.ids.take(pa.array(rows.numpy() + num_fitted)).to_pylist()
+        shown = ", ".join(map(repr, ids[:5])) + (", …" if len(ids) > 5 else "")
+        usual = 100 * ForeignItems().quantile
+        warnings.warn(
+            f"{len(ids)} of the {len(later_MD)} new items are foreign to the codebooks, whose codes say less of them "
+            f"than of {usual:.0f} % of the fitted ones: {shown}; fit again when they become many",
+            stacklevel=3,
+        )
+
+
+def with_labels_of(sids: Sids, old: Sids) -> tuple[Sids, Retokenization]:
+    """The Semantic IDs of a new fit with the codes of their levels renumbered so that most items keep those of ``old``.
+
+    Buckets stay what they are; codebooks are renumbered with the codes. Raises ``DataError`` where the quantizer keeps
+    no codebook a level, or ``old`` has other levels.
+    """
+    state, old_item_N = sids.content.codebooks, old.catalog.items.find(sids.catalog.items.ids.to_pylist())
+    names = [name for name in ("codebook_{}", "codebooks.{}") if state is not None and name.format(0) in state.tensors]
+    if not names:
+        raise DataError(
+            "codes are renumbered together with the codebook of their level, which this quantizer does not have: use "
+            "residual k-means, RQ-VAE or DRQ, or leave out --like"
+        )
+    found = retokenize(old.semantic_ids, sids.semantic_ids, state, old_item_N=old_item_N, codebook_name=names[0])
+    content = dataclasses.replace(sids.content, semantic_ids=found.semantic_ids, codebooks=found.state)
+    return dataclasses.replace(sids, semantic_ids=found.semantic_ids, content=content), found
 
 
 def check_place(place: Path) -> None:

@@ -50,22 +50,30 @@ def fit(
     events: Annotated[Path | None, typer.Option(help="File of events, instead of the recipe's.")] = None,
     items: Annotated[Path | None, typer.Option(help="File of items, instead of the recipe's.")] = None,
     since: Annotated[Path | None, typer.Option("--from", help="Folder to add the items of --items to.")] = None,
+    like: Annotated[str | None, typer.Option(help="Earlier Semantic IDs, whose codes most items are to keep.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the Semantic IDs of a recipe, without a retriever, and say what they are like."""
     from tesserec.data.catalog import read_catalog
-    from tesserec.sids import check_place, extend_sids, open_sids, write
+    from tesserec.sids import check_place, extend_sids, open_sids, with_labels_of, write
 
-    if since is not None and (items is None or any(one is not None for one in (recipe, events, seed))):
+    if since is not None and (items is None or any(one is not None for one in (recipe, events, seed, like))):
         raise RecipeError(
-            "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor --events nor --seed"
+            "--from FOLDER needs --items FILE, the new items, and takes neither a RECIPE nor --events, --seed or --like"
         )
     check_place(place)
+    old = None if like is None else open_sids(like)
     if since is not None and items is not None:
         made = extend_sids(open_sids(since), read_catalog(items))
     else:
         made = _fitted(recipe, seed, events, items)
+    if old is not None:
+        made, kept = with_labels_of(made, old)
+        now, before = (
+            ", ".join(f"{1 - share:.1%}" for share in churn.prefixes) for churn in (kept.churn, kept.churn_unmatched)
+        )
+        say(f"items that keep their first codes, at each depth: {now} (without --like {before})")
     write(place, made)
     _print_diagnosis(made, as_json)
     say(f"Semantic IDs: {place}" + (" (the table alone)" if place.suffix == ".parquet" else ""))

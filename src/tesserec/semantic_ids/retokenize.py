@@ -169,7 +169,7 @@ def relabel_codes(codes_NL: Tensor, labels: Sequence[Tensor]) -> Tensor:
 def relabel_state(
     state: ComponentState, labels: Sequence[Tensor], codebook_name: str = "codebook_{}"
 ) -> ComponentState:
-    """A quantizer's state whose code vectors [C, D] stand at their labels; all other tensors stay.
+    """A quantizer's state whose code vectors [C, D] stand at their labels, with their offsets; other tensors stay.
 
     ``codebook_name`` is the name of a level's codebook in the state: ``codebook_{}`` of residual k-means,
     ``codebooks.{}`` of RQ-VAE. Raises ``DataError`` where a codebook is missing or of another size.
@@ -182,9 +182,11 @@ def relabel_state(
             raise DataError(
                 f"the state has {found} codes under the name {name}, expected {len(labels_C)}: give codebook_name"
             )
-        moved_CD = torch.empty_like(tensors[name])
-        moved_CD[labels_C] = tensors[name]
-        tensors[name] = moved_CD
+        for of_codes in (name, f"offsets_{level}"):
+            if of_codes in tensors:
+                moved = torch.empty_like(tensors[of_codes])
+                moved[labels_C] = tensors[of_codes]
+                tensors[of_codes] = moved
     return dataclasses.replace(state, tensors=tensors)
 
 
