@@ -194,10 +194,19 @@ def test_the_alarm_sounds_once():
     alarm.count(even)
     assert not alarm.note()
     alarm.count(torch.zeros(20, 2, dtype=torch.int64))
-    # level 1 of 4 codes: a perplexity of 1 is above 0.4
-    assert alarm.note() == "; level 0 has collapsed: perplexity 1.0 of 20 codes"
+    # the second level of 4 codes: a perplexity of 1 is above 0.4
+    words = "level 1 has collapsed: perplexity 1.0 of 20 codes"
+    assert alarm.note() == f"; {words}"
     alarm.count(torch.zeros(20, 2, dtype=torch.int64))
     assert not alarm.note()
+    assert alarm.collapsed == {1: words}
+    alarm.count(torch.zeros(19, 2, dtype=torch.int64))
+    alarm.note()  # fewer than there are codes, which say nothing yet
+    alarm.count(even)
+    alarm.count(even)
+    alarm.count(even)
+    assert not alarm.note()
+    assert alarm.collapsed == {}
 
 
 def test_a_level_that_collapses_is_noted_in_the_progress():
@@ -205,8 +214,9 @@ def test_a_level_that_collapses_is_noted_in_the_progress():
     features = torch.cat([torch.zeros(400, 2), randn(20, 2)])
     training = RQVAETraining(num_steps=100, batch_size=64, collapse_share=0.5)
     quantizer = RQVAE(num_levels=1, codebook_size=20, hidden_sizes=(), num_latents=2, training=training)
-    quantizer.fit(features, SideInformation(progress=lambda *seen: notes.append(seen[-1])))
-    assert [("level 0 has collapsed: perplexity " in note) for note in notes] == [True, False]
+    with pytest.warns(UserWarning, match=r"RQ-VAE: level 1 has collapsed: perplexity .* of 20 codes; many items"):
+        quantizer.fit(features, SideInformation(progress=lambda *seen: notes.append(seen[-1])))
+    assert [("level 1 has collapsed: perplexity " in note) for note in notes] == [True, False]
 
 
 def test_refuses_parts_that_do_not_fit():

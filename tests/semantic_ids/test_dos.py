@@ -146,6 +146,19 @@ def test_the_loss_by_hand_of_users_with_one_click():
     assert module(record).item() == pytest.approx(expected.item(), rel=0.05)  # 200 of each in the mean
 
 
+def test_a_user_is_the_mean_of_clicks_and_of_what_attention_makes_of_them():
+    features = randn(3, 5)
+    module = UserFlow(num_clicks=3).module(setup(interactions_of([[[0], [1], [2]]], 3), features))
+    network = Network(5, (), 4, (4,))
+    _, record = network.loss(features, 0.25, torch.arange(3))
+    with torch.no_grad():
+        torch.nn.init.eye_(module.out.weight)
+        found = module._users(torch.tensor([[-1, 0, 1], [-1, -1, 2]]), record)
+        for user, clicks in ((0, [0, 1]), (1, [2])):
+            z = network.latents(features[clicks])
+            assert torch.allclose(found[user], (z + module.attention(z[None])[0]).mean(0), atol=1e-5)
+
+
 def test_recipes_name_both():
     table = {
         "class": "tesserec.semantic_ids.rq_vae:RQVAE",

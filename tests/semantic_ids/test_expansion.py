@@ -88,6 +88,12 @@ def test_no_items_no_revision():
     assert expand(table, quantizer, vectors(0)) is table
 
 
+@pytest.mark.parametrize("quantile", [0.5, 0.9])
+def test_as_many_fitted_items_are_foreign_as_the_quantile_leaves(quantile):
+    found = ForeignItems(quantile=quantile).find(fitted(), vectors(160), vectors(160))
+    assert found.sum().item() == 160 - 1 - int(quantile * 159 + 0.5)
+
+
 def test_another_codebook_is_refused_by_name():
     quantizer, table = fitted(), table_of(fitted())
     later = vectors(2)

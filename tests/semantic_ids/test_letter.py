@@ -12,8 +12,17 @@ from tests.semantic_ids.two_factors import randn
 
 from tesserec.config import build_component, component, described
 from tesserec.embedders import CooccurrenceSVD
-from tesserec.errors import DataError
-from tesserec.semantic_ids import RQVAE, CollaborativeAlignment, Diversity, Nearest, RQVAEParts, RQVAETraining, Sinkhorn
+from tesserec.errors import DataError, RecipeError
+from tesserec.semantic_ids import (
+    DRQ,
+    RQVAE,
+    CollaborativeAlignment,
+    Diversity,
+    Nearest,
+    RQVAEParts,
+    RQVAETraining,
+    Sinkhorn,
+)
 from tesserec.semantic_ids.composition import LossSetup, QuantizerLoss
 from tesserec.semantic_ids.letter import collaborative_vectors, even_clusters
 from tesserec.semantic_ids.rq_network import Network
@@ -124,6 +133,31 @@ def test_the_alignment_by_hand():
     assert loss.module(made)(alone).item() == 0
     twice, _ = recorded((2,), [[1.0, 0.0], [0.0, 1.0]], rows=(0, 0))
     assert loss.module(made)(twice).item() == 0  # an item is no negative of itself
+
+
+def test_clusters_of_codes_are_found_again_as_codes_move():
+    module = Diversity(num_clusters=2, cluster_every=3).module(setup(torch.ones(3, 2)))
+    places = [[0.0, 0], [0.1, 0], [9, 0], [9.1, 0]], [[0.0, 0], [9, 0], [0.1, 0], [9.1, 0]]
+    records = [recorded((4,), values)[0] for values in places]
+    module._drawn = lambda codes_B, cluster_C: (torch.zeros(len(codes_B), dtype=torch.bool), codes_B[:0])
+    together = []
+    for step, record in ((1, records[0]), (2, records[1]), (3, records[1])):
+        module(dataclasses.replace(record, step=step))
+        (cluster,) = module._cluster
+        together.append((cluster[0] == cluster[1]).item())
+    assert together == [True, True, False]
+
+
+def test_of_long_collaborative_vectors_the_directions_that_vary_most_are_kept():
+    rows = ((0.1, 3.0), (0.0, -3.0), (-0.1, 2.0))
+    made = setup(torch.ones(3, 2), catalog=catalog_of_size(3), num_latents=1)
+    vectors, _ = collaborative_vectors(Fixed(rows=rows), made)
+    assert abs(torch.corrcoef(torch.stack([vectors[:, 0], torch.tensor(rows)[:, 1]]))[0, 1]) > 0.99
+
+
+def test_diversity_needs_codebooks_in_training():
+    with pytest.raises(RecipeError, match="Diversity spreads codebooks in training, as RQVAE has them: leave it out"):
+        DRQ(num_levels=1, codebook_size=4, losses=(Diversity(),)).fit(randn(20, 4), SideInformation())
 
 
 def test_vectors_are_of_the_rows_items_and_filled_up_with_zeros():

@@ -6,7 +6,7 @@ Adds: each level turns the space and quantizes the main half of the directions o
 Differs: the turn is exactly orthogonal, the exponential of a skew matrix (the paper: a penalty); directions are chosen
     for a level, not for each item, so that a level's code vectors are fixed and encoding stays that of ``RQVAE``; the
     term of mutual information is left out, since choice per item is what it trains; weight 0.1 and a temperature of 0.5
-    are ours. Negatives are the next clicks of other users.
+    are ours. Negatives are the next clicks of other users. Attention knows no order: a user is a set of last clicks.
 Checked: tests/semantic_ids/test_dos.py (turns are orthogonal, codes the nearest; histories and loss by hand; a quiet
     factor by which users click; no planted pattern was found that needs the turns).
 

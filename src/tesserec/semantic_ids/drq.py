@@ -2,7 +2,8 @@
 
 Paper: DRQ-VAE, https://arxiv.org/abs/2606.01844
 Adds: quantization decoupled from learning: a variational autoencoder is trained without any codes, its latents are
-    frozen, and residual k-means over all items finds the codes; no codebook can collapse while it is learned.
+    frozen, and residual k-means finds the codes (of 256 items a code at most, drawn at random); no codebook can
+    collapse while it is learned.
 Differs: the spread of the posterior is one a latent feature, not one an item (the paper does not say); the weight of
     the divergence is 1e-3; behaviour comes in by the same losses as in ``RQVAE``, compared before quantization.
 Checked: tests/semantic_ids/test_drq.py (codes are those of ResidualKMeans on the latents; divergence by hand; latents

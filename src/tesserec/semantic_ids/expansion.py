@@ -4,7 +4,8 @@ Paper: TIGER, https://arxiv.org/abs/2305.05065 (new items through the trained RQ
     https://arxiv.org/abs/2510.07784
 Adds: codes of later items, residually over all levels, so that no model has to change; and a test whether an item is
     foreign to the codebooks.
-Differs: no codes are opened for foreign items: they take the nearest ones, and the caller is told which they are.
+Differs: no codes are opened for foreign items: they take the nearest ones; ``ForeignItems`` finds
+    them, and `sids fit --from` names them.
 Checked: tests/semantic_ids/test_expansion.py (the old rows stay, the new ones are those of brute force; a planted
     foreign direction is found; another codebook is refused by name).
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from tesserec.config import Field, component
 from tesserec.errors import DataError, NotFittedError, RecipeError
 from tesserec.semantic_ids import residual
+from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.composition import LossRecord, Quantized, QuantizerLoss
 from tesserec.semantic_ids.rq_network import Network, StepLoss, loss_modules, train
 from tesserec.semantic_ids.rq_vae import RQVAETraining
@@ -175,11 +176,14 @@ class RQFSQ:
     """Codes of a residual quantizer and the rounded features themselves, side by side: inputs of a ranker."""
 
     coarse: Quantizer
-    """The residual quantizer, ``ResidualKMeans`` or ``RQVAE``: its codes come first."""
+    """The residual quantizer, ``ResidualKMeans`` or ``RQVAE``: its codes come first. Not a balanced one: its balance
+    is in the codes of the fit, which are not asked for here."""
     grid_size: Annotated[int, Field(ge=3)] = 16
     """Values of each feature: 4 bits."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.coarse, BalancedResidualKMeans):
+            raise ValueError("coarse codes are the nearest ones and would not be balanced: use ResidualKMeans")
         self._tensors: dict[str, Tensor] = {}
 
     @property

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component, fresh
-from tesserec.errors import DataError
+from tesserec.errors import DataError, RecipeError
 from tesserec.semantic_ids import residual
 from tesserec.semantic_ids.composition import LossRecord, LossSetup, info_nce
 from tesserec.types import Embedder, as_numpy
@@ -91,7 +91,9 @@ class Diversity:
     """Steps after which the clusters are found anew."""
 
     def module(self, setup: LossSetup) -> nn.Module:
-        """Takes nothing but the codebooks."""
+        """Takes nothing but the codebooks; raises ``RecipeError`` where none are trained, as in DRQ and FSQ."""
+        if not setup.codebook_sizes:
+            raise RecipeError("Diversity spreads codebooks in training, as RQVAE has them: leave it out elsewhere")
         return _Diversity(self, setup.generator)
 
 

@@ -3,6 +3,7 @@
 Dimensions: N items · B batch · M other items · D features · Z latent features · L levels · C codes of a level.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +229,8 @@ class Alarm:
         self._counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
         self._share = share
         self._told: set[int] = set()
+        self.collapsed: dict[int, str] = {}
+        """What there was to say of each level when it was last looked at, by its number from 1."""
 
     def count(self, codes_BL: Tensor) -> None:
         """Add the codes of a batch."""
@@ -237,13 +240,18 @@ class Alarm:
     def note(self) -> str:
         """What to say of the batches since the last time, "" where all is well or was said before."""
         said = ""
-        for level, counts_C in enumerate(self._counts):
+        for level, counts_C in enumerate(self._counts, 1):
+            if counts_C.sum() < len(counts_C):
+                continue  # too few to tell: looked at with those that follow
             share_C = counts_C / counts_C.sum()
             perplexity = float(torch.special.entr(share_C).sum().exp())
             counts_C.zero_()
-            if perplexity < self._share * len(counts_C) and level not in self._told:
+            self.collapsed.pop(level, None)
+            if perplexity < self._share * len(counts_C):
+                words = f"level {level} has collapsed: perplexity {perplexity:.1f} of {len(counts_C)} codes"
+                self.collapsed[level] = words
+                said += f"; {words}" * (level not in self._told)
                 self._told.add(level)
-                said += f"; level {level} has collapsed: perplexity {perplexity:.1f} of {len(counts_C)} codes"
         return said
 
 
@@ -344,3 +352,9 @@ def train(  # noqa: PLR0917  # one loop
         if step % _STEPS_BETWEEN_REPORTS == 0 or step == last:
             side.progress(task, step, last, f"loss {loss.item():.4f}{alarm.note()}")
     network.low_precision = False
+    if alarm.collapsed:
+        warnings.warn(
+            f"{task}: {'; '.join(alarm.collapsed.values())}; many items will share their codes: give further losses "
+            "less weight, train for more steps, or take fewer codes",
+            stacklevel=4,
+        )
