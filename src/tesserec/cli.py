@@ -24,7 +24,7 @@ from tesserec.errors import DataError, RecipeError, TesserecError, TrainingInter
 from tesserec.files import check_file, completed
 from tesserec.serving_cli import serve, service_app
 from tesserec.sids_cli import sids_app
-from tesserec.terminal import JsonOption, bars, out, print_json, say
+from tesserec.terminal import JsonOption, StandardError, bars, out, print_json, say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,7 +74,7 @@ BundleArgument = Annotated[Path, typer.Argument(help="Folder that `tesserec fit`
 
 def main() -> None:
     """Entry point of the ``tesserec`` script."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[StandardError()])
     logging.captureWarnings(True)
     warnings.formatwarning = _warning_line
     app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from tesserec.types import Progress
 
-__all__ = ["JsonOption", "bars", "out", "print_json", "say", "say_lines"]
+__all__ = ["JsonOption", "StandardError", "bars", "out", "print_json", "say", "say_lines"]
 
 WIDTH = 150
 """Columns of a table that goes to a file or a pipe."""
@@ -40,6 +41,14 @@ def say(line: str) -> None:
 def say_lines(text: str) -> None:
     """Several lines to a person, on standard error."""
     typer.echo(text, err=True)
+
+
+class StandardError(logging.Handler):
+    """Records and warnings as lines on standard error; where bars are shown, above them, which no bar overwrites."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record; bars take the place of ``sys.stderr``, so it is looked up each time."""
+        say_lines(self.format(record))
 
 
 @contextmanager

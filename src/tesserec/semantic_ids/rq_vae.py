@@ -47,7 +47,8 @@ class RQVAETraining:
     revive_every: Annotated[int, Field(gt=0)] = 100
     """Steps after which a code that no item took since the last time is moved to where items are."""
     collapse_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of its codebook below which the perplexity of a level raises the alarm: one note in the progress."""
+    """Share of its codebook below which the perplexity of a level raises the alarm: one note in the progress, and a
+    warning where it is so at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the products of encoder and decoder in training; weights, codes and losses stay float32."""
 
