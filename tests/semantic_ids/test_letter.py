@@ -63,11 +63,11 @@ def quantizer(*losses, training=TRAINING, **parts):
     )
 
 
-def setup(features, num_latents=2, **side):
+def setup(features, num_latents=2, sizes=(4,), **side):
     return LossSetup(
         features,
         num_latents,
-        (4,),
+        sizes,
         SideInformation(**side),
         torch.Generator().manual_seed(0),
     )
@@ -105,7 +105,7 @@ def test_strengths_of_zero_are_plain_bit_for_bit_and_state_is_that_of_an_rq_vae(
         one.fit(features, two_factors.side())
         states.append(one.state().tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    letter = (CollaborativeAlignment(source=source), Diversity())
+    letter = (CollaborativeAlignment(source=source), Diversity(num_clusters=4))
     one = quantizer(*letter, training=training, assigners=(Nearest(), Sinkhorn()))
     one.fit(features, two_factors.side())
     other = quantizer(*letter, training=training, assigners=(Nearest(), Sinkhorn()))
@@ -182,7 +182,9 @@ def test_codes_alone_in_their_cluster_take_no_part():
     record, features = recorded((3,), [[1.0, 0.0], [5.0, 5.0], [-9.0, 0.0]], rows=(0,))
     assert Diversity(num_clusters=3).module(setup(features))(record).item() == 0
     record, features = recorded((1,), [[1.0, 0.0]])
-    assert Diversity(num_clusters=10).module(setup(features))(record).item() == 0
+    with pytest.warns(UserWarning, match=r"in 4 clusters does nothing to codebooks of \[4\] codes: lower num_clusters"):
+        module = Diversity(num_clusters=4).module(setup(features))
+    assert module(record).item() == 0
 
 
 def test_clusters_are_the_best_of_their_capacity():
@@ -204,7 +206,7 @@ def test_a_fit_with_diversity_spreads_the_clusters():
         one = quantizer(*losses)
         one.fit(features, SideInformation())
         _, record = one._fitted().loss(features, 0.25, torch.arange(len(features)))
-        found.append(float(Diversity(num_clusters=4).module(setup(features))(record)))
+        found.append(float(Diversity(num_clusters=4).module(setup(features, sizes=(8, 8)))(record)))
     assert found[1] < found[0] / 2
 
 

@@ -13,6 +13,7 @@ Checked: tests/semantic_ids/test_letter.py (both losses by hand; a quiet factor 
 Dimensions: N rows of the features · B batch · Z latent features · C codes of a level · K clusters.
 """
 
+import warnings
 from typing import Annotated
 
 import torch
@@ -91,9 +92,18 @@ class Diversity:
     """Steps after which the clusters are found anew."""
 
     def module(self, setup: LossSetup) -> nn.Module:
-        """Takes nothing but the codebooks; raises ``RecipeError`` where none are trained, as in DRQ and FSQ."""
+        """Takes nothing but the codebooks; raises ``RecipeError`` where none are trained, as in DRQ and FSQ.
+
+        Warns where they have no more codes than there are clusters: each code is then alone in its own.
+        """
         if not setup.codebook_sizes:
             raise RecipeError("Diversity spreads codebooks in training, as RQVAE has them: leave it out elsewhere")
+        if max(setup.codebook_sizes) <= self.num_clusters:
+            warnings.warn(
+                f"Diversity in {self.num_clusters} clusters does nothing to codebooks of {list(setup.codebook_sizes)} "
+                "codes: lower num_clusters, or leave it out",
+                stacklevel=2,
+            )
         return _Diversity(self, setup.generator)
 
 
