@@ -35,6 +35,7 @@ __all__ = [
     "Estimates",
     "Filters",
     "FitContext",
+    "HasFittedCodes",
     "HasTrainingLog",
     "History",
     "Holdout",
@@ -677,6 +678,14 @@ class Quantizer(Protocol):
 
     def restore(self, state: ComponentState) -> None:
         """The inverse of ``state``."""
+
+
+@runtime_checkable
+class HasFittedCodes(Protocol):
+    """A quantizer whose fit gives its items other codes than ``encode`` does, or one around such a quantizer."""
+
+    def fitted_codes(self, codes_NL: Tensor) -> Tensor:
+        """The codes [N, L] that the items of the last fit got in it, given those that ``encode`` gives them."""
 
 
 @runtime_checkable

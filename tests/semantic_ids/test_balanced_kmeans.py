@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tesserec.errors import DataError, NotFittedError
-from tesserec.semantic_ids import BalancedResidualKMeans, ResidualKMeans, content_codes, fit_semantic_ids
+from tesserec.semantic_ids import RQFSQ, BalancedResidualKMeans, ResidualKMeans, content_codes, fit_semantic_ids
 from tesserec.semantic_ids.balanced_kmeans import nearest_with_room
 from tesserec.semantic_ids.residual import explained_share, nearest
-from tesserec.types import Catalog, ItemEmbeddings, Quantizer, SideInformation, Vocabulary
+from tesserec.types import Catalog, HasFittedCodes, ItemEmbeddings, Quantizer, SideInformation, Vocabulary
 
 
 def randn(*shape, seed=0):
@@ -122,6 +122,25 @@ def test_a_table_holds_the_balanced_codes_of_the_fitted_items_and_the_nearest_of
     assert torch.equal(codes[5], quantizer.encode(features[5:6])[0])
 
 
+def test_a_quantizer_around_it_keeps_its_balance():
+    features = skewed()[:360]
+    missing = torch.arange(360) == 5
+    catalog = Catalog(Vocabulary.of(list(range(360))), pl.DataFrame({"title": ["t"] * 360}))
+    coarse = BalancedResidualKMeans(num_levels=2, codebook_size=8)
+    quantizer = RQFSQ(coarse=coarse, grid_size=4)
+    table = fit_semantic_ids(quantizer, catalog, ItemEmbeddings(features, "mine", missing), SideInformation())
+    codes, plain = content_codes(table), quantizer.encode(features)
+    assert torch.bincount(plain[:, 0]).max() > 45 >= torch.bincount(codes[~missing, 0]).max()
+    assert torch.equal(codes[~missing, :2], coarse.fit_codes_NL)
+    assert torch.equal(codes[:, 2:], plain[:, 2:])
+    assert torch.equal(codes[5], plain[5])
+    error = (features - quantizer.decode(codes))[~missing]  # the map is the best for the codes of the table
+    assert error.sum(0).abs().max() < 1e-2
+    assert (coarse.decode(codes[~missing, :2]).T @ error).abs().max() < 0.1
+    with pytest.raises(DataError, match=r"codes have shape \(360, 2\), those of the fit \(359, 2\): give the codes"):
+        quantizer.fitted_codes(plain)
+
+
 def test_restore_brings_back_what_later_items_need():
     features = skewed()
     quantizer = fitted(features, codebook_size=8)
@@ -129,6 +148,8 @@ def test_restore_brings_back_what_later_items_need():
     other.restore(quantizer.state())
     assert torch.equal(other.encode(features), quantizer.encode(features))
     assert isinstance(quantizer, Quantizer)
+    assert isinstance(quantizer, HasFittedCodes)
+    assert not isinstance(ResidualKMeans(), HasFittedCodes)
     assert other.moved_shares == ()
     for unfitted in (other, BalancedResidualKMeans()):
         with pytest.raises(NotFittedError, match="balanced codes are known after fit only: keep them in a table"):

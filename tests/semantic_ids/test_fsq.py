@@ -8,7 +8,6 @@ from tests.semantic_ids.two_factors import randn
 from tesserec.config import build_component, described, fresh
 from tesserec.errors import DataError, NotFittedError
 from tesserec.semantic_ids import FSQ, RQFSQ, RQVAE, CoOccurrence, ResidualKMeans, RQVAETraining
-from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.fsq import grid_values, rounded
 from tesserec.semantic_ids.residual import explained_share
 from tesserec.types import Quantizer, SideInformation
@@ -176,8 +175,3 @@ def test_refuses_what_it_cannot_quantize():
         branches.decode(torch.zeros(1, 3))
     with pytest.raises(DataError, match="features have 2 columns, the codebooks were fitted on 3"):
         branches.encode(randn(4, 2))
-
-
-def test_coarse_codes_that_would_lose_their_balance_are_refused():
-    with pytest.raises(ValueError, match="coarse codes are the nearest ones and would not be balanced: use ResidualK"):
-        RQFSQ(coarse=BalancedResidualKMeans())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tesserec.config import Field, component
-from tesserec.errors import NotFittedError
+from tesserec.errors import DataError, NotFittedError
 from tesserec.semantic_ids import residual
 from tesserec.semantic_ids.rq_kmeans import ResidualKMeans
 from tesserec.types import ComponentState, SideInformation
@@ -50,6 +50,13 @@ class BalancedResidualKMeans(ResidualKMeans):
         if self._fit_codes_NL is None:
             raise NotFittedError("balanced codes are known after fit only: keep them in a table, encode gives others")
         return self._fit_codes_NL
+
+    def fitted_codes(self, codes_NL: Tensor) -> Tensor:
+        """``fit_codes_NL`` in the place of the nearest codes; raises ``DataError`` for those of other items."""
+        if codes_NL.shape != self.fit_codes_NL.shape:
+            given, expected = tuple(codes_NL.shape), tuple(self.fit_codes_NL.shape)
+            raise DataError(f"codes have shape {given}, those of the fit {expected}: give the codes of its items")
+        return self.fit_codes_NL
 
     @property
     def moved_shares(self) -> tuple[float, ...]:

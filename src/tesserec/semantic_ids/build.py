@@ -8,11 +8,10 @@ import dataclasses
 from torch import Tensor
 
 from tesserec.errors import DataError
-from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
 from tesserec.semantic_ids.codes_file import CodesFile
 from tesserec.semantic_ids.residual import fingerprint
 from tesserec.semantic_ids.table import Collisions, build_semantic_ids
-from tesserec.types import Catalog, ItemEmbeddings, Quantizer, SemanticIds, SideInformation
+from tesserec.types import Catalog, HasFittedCodes, ItemEmbeddings, Quantizer, SemanticIds, SideInformation
 
 __all__ = ["fit_semantic_ids"]
 
@@ -47,6 +46,6 @@ def fit_semantic_ids(
         side = dataclasses.replace(side, item_N=rows)
     source.fit(vectors_ND[rows], side)
     codes_NL = source.encode(vectors_ND)
-    if isinstance(source, BalancedResidualKMeans):  # encode does not know which items were there when it was fitted
-        codes_NL[rows] = source.fit_codes_NL
+    if isinstance(source, HasFittedCodes):  # encode does not know which items were there when it was fitted
+        codes_NL[rows] = source.fitted_codes(codes_NL[rows])
     return build_semantic_ids(codes_NL, source.codebook_sizes, fingerprint(source.state()), collisions, popularity_N)

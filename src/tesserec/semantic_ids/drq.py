@@ -21,7 +21,7 @@ from tesserec.config import Field, component
 from tesserec.errors import NotFittedError
 from tesserec.semantic_ids import residual
 from tesserec.semantic_ids.composition import LossRecord, Quantized, QuantizerLoss
-from tesserec.semantic_ids.rq_network import Network, StepLoss, loss_modules, train
+from tesserec.semantic_ids.rq_network import Network, loss_modules, step_without_codebooks, train
 from tesserec.semantic_ids.rq_vae import RQVAETraining
 from tesserec.types import ComponentState, SideInformation
 
@@ -74,7 +74,11 @@ class DRQ:
         spread = _Spread(self.num_latents, side.seed).to(side.device) if self.divergence_weight else None
         if spread is not None:
             losses.append((self.divergence_weight, spread))
-        step = _step(network, features_ND, spread)
+
+        def seen(quantized: Quantized) -> Tensor:
+            return quantized.latents_BZ if spread is None else spread.sampled(quantized.latents_BZ)
+
+        step = step_without_codebooks(network, features_ND, _unquantized, seen)
         train(network, step, losses, len(features_ND), self.training, generator, side, "DRQ")
         self._find_codes(network, features_ND, side)
         self._network = network.cpu().eval().requires_grad_(False)
@@ -134,29 +138,6 @@ class _Spread(nn.Module):
         log_variance_Z = self.log_variance_Z
         terms_BZ = record.quantized.latents_BZ.square() + log_variance_Z.exp() - log_variance_Z - 1
         return terms_BZ.sum(1).mean() / 2
-
-
-def _step(network: Network, features_ND: Tensor, spread: _Spread | None) -> StepLoss:
-    def way(features_BD: Tensor) -> Quantized:
-        return _unquantized(network.latents(features_BD))
-
-    def plain(features_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Quantized]:
-        inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
-        latents_BZ = quantized.latents_BZ
-        reconstruction_BD = network.decoded(latents_BZ if spread is None else spread.sampled(latents_BZ))
-        error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-        return error, inputs_BD, reconstruction_BD, quantized
-
-    def loss_of(features_BD: Tensor) -> tuple[Tensor, Quantized]:
-        error, _, _, quantized = plain(features_BD)
-        return error, quantized
-
-    def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
-        error, inputs_BD, reconstruction_BD, quantized = plain(features_ND[rows_B])
-        ways = way, _unquantized, loss_of
-        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), *ways, step)
-
-    return loss
 
 
 def _unquantized(latents_BZ: Tensor) -> Quantized:

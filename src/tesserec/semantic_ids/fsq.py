@@ -22,11 +22,10 @@ from torch import Tensor
 from tesserec.config import Field, component
 from tesserec.errors import DataError, NotFittedError, RecipeError
 from tesserec.semantic_ids import residual
-from tesserec.semantic_ids.balanced_kmeans import BalancedResidualKMeans
-from tesserec.semantic_ids.composition import LossRecord, Quantized, QuantizerLoss
-from tesserec.semantic_ids.rq_network import Network, StepLoss, loss_modules, train
+from tesserec.semantic_ids.composition import Quantized, QuantizerLoss
+from tesserec.semantic_ids.rq_network import Network, loss_modules, step_without_codebooks, train
 from tesserec.semantic_ids.rq_vae import RQVAETraining
-from tesserec.types import ComponentState, Quantizer, SideInformation
+from tesserec.types import ComponentState, HasFittedCodes, Quantizer, SideInformation
 
 __all__ = ["FSQ", "RQFSQ"]
 
@@ -80,7 +79,7 @@ class FSQ:
             network = self._new(features_ND.shape[1]).to(side.device)
             losses = loss_modules(self.losses, network, features_ND, side)
         network.set_scaling(features_ND)
-        step = self._step(network, features_ND)
+        step = step_without_codebooks(network, features_ND, self._levels, Quantized.straight_through)
         train(network, step, losses, len(features_ND), self.training, generator, side, "FSQ")
         self._network = network.cpu().eval().requires_grad_(False)
 
@@ -130,33 +129,13 @@ class FSQ:
     def _new(self, num_features: int) -> Network:
         return Network(num_features, self.hidden_sizes, len(self.grid_sizes), ())
 
-    def _step(self, network: Network, features_ND: Tensor) -> StepLoss:
-        def levels(latents_BL: Tensor) -> Quantized:
-            bounded_BL = latents_BL.tanh()
-            codes_BL = rounded(bounded_BL.detach(), self.grid_sizes)
-            nothing_B = bounded_BL.new_zeros(len(bounded_BL))
-            values_BL = grid_values(codes_BL, self.grid_sizes)
-            return Quantized(bounded_BL, (bounded_BL,), (values_BL,), codes_BL, (nothing_B,), (nothing_B,))
-
-        def way(features_BD: Tensor) -> Quantized:
-            return levels(network.latents(features_BD))
-
-        def plain(features_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Quantized]:
-            inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
-            reconstruction_BD = network.decoded(quantized.straight_through())
-            error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
-            return error, inputs_BD, reconstruction_BD, quantized
-
-        def loss_of(features_BD: Tensor) -> tuple[Tensor, Quantized]:
-            error, _, _, quantized = plain(features_BD)
-            return error, quantized
-
-        def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
-            error, inputs_BD, reconstruction_BD, quantized = plain(features_ND[rows_B])
-            ways = way, levels, loss_of
-            return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), *ways, step)
-
-        return loss
+    def _levels(self, latents_BL: Tensor) -> Quantized:
+        """The way of latents through the grids."""
+        bounded_BL = latents_BL.tanh()
+        codes_BL = rounded(bounded_BL.detach(), self.grid_sizes)
+        nothing_B = bounded_BL.new_zeros(len(bounded_BL))
+        values_BL = grid_values(codes_BL, self.grid_sizes)
+        return Quantized(bounded_BL, (bounded_BL,), (values_BL,), codes_BL, (nothing_B,), (nothing_B,))
 
 
 def rounded(bounded_BL: Tensor, grid_sizes: tuple[int, ...]) -> Tensor:
@@ -176,14 +155,11 @@ class RQFSQ:
     """Codes of a residual quantizer and the rounded features themselves, side by side: inputs of a ranker."""
 
     coarse: Quantizer
-    """The residual quantizer, ``ResidualKMeans`` or ``RQVAE``: its codes come first. Not a balanced one: its balance
-    is in the codes of the fit, which are not asked for here."""
+    """The residual quantizer, ``ResidualKMeans`` or ``RQVAE``: its codes come first."""
     grid_size: Annotated[int, Field(ge=3)] = 16
     """Values of each feature: 4 bits."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.coarse, BalancedResidualKMeans):
-            raise ValueError("coarse codes are the nearest ones and would not be balanced: use ResidualKMeans")
         self._tensors: dict[str, Tensor] = {}
 
     @property
@@ -201,7 +177,7 @@ class RQFSQ:
         self.coarse.fit(features_ND, side)
         scale_D = features_ND.std(0, correction=0).clamp(min=1e-8)
         self._tensors = {"mean": features_ND.mean(0), "scale": scale_D}
-        said_NZ = self._said(self.encode(features_ND))
+        said_NZ = self._said(self.fitted_codes(self.encode(features_ND)))
         found_ZD = torch.linalg.lstsq(said_NZ.double(), features_ND.double(), driver="gelsd").solution
         self._tensors["map"] = found_ZD.float()
 
@@ -212,6 +188,13 @@ class RQFSQ:
         bounded_ND = ((features_ND - fitted["mean"]) / fitted["scale"]).tanh()
         fine_ND = rounded(bounded_ND, (self.grid_size,) * features_ND.shape[1])
         return torch.cat([self.coarse.encode(features_ND), fine_ND], 1)
+
+    def fitted_codes(self, codes_NL: Tensor) -> Tensor:
+        """The codes of the items of the last fit, whose first ones the residual quantizer may have set otherwise."""
+        if not isinstance(self.coarse, HasFittedCodes):
+            return codes_NL
+        levels = len(self.coarse.codebook_sizes)
+        return torch.cat([self.coarse.fitted_codes(codes_NL[:, :levels]), codes_NL[:, levels:]], 1)
 
     def decode(self, codes_NL: Tensor) -> Tensor:
         """Reconstructed features [N, D] of both branches, or of the first where only its codes are given."""

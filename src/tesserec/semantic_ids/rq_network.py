@@ -21,7 +21,7 @@ from tesserec.types import SideInformation
 if TYPE_CHECKING:
     from tesserec.semantic_ids.rq_vae import RQVAETraining
 
-__all__ = ["Alarm", "Network", "StepLoss", "loss_modules", "move_unused", "revive", "train"]
+__all__ = ["Alarm", "Network", "StepLoss", "loss_modules", "move_unused", "revive", "step_without_codebooks", "train"]
 
 StepLoss = Callable[[Tensor, int], tuple[Tensor, LossRecord]]
 """(loss, record) of the rows of a batch, int64 [B], at a step."""
@@ -315,6 +315,35 @@ def loss_modules(
             module = loss.module(setup)
             found.append((loss.weight * features_ND.shape[1], module.to(side.device)))
     return found
+
+
+def step_without_codebooks(
+    network: Network,
+    features_ND: Tensor,
+    levels: Callable[[Tensor], Quantized],
+    seen: Callable[[Quantized], Tensor],
+) -> StepLoss:
+    """The error of reconstruction; ``levels`` is the way of latents [B, Z], of which the decoder gets ``seen``."""
+
+    def way(features_BD: Tensor) -> Quantized:
+        return levels(network.latents(features_BD))
+
+    def plain(features_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Quantized]:
+        inputs_BD, quantized = network.inputs(features_BD), way(features_BD)
+        reconstruction_BD = network.decoded(seen(quantized))
+        error = (reconstruction_BD - inputs_BD).square().sum(1).mean()
+        return error, inputs_BD, reconstruction_BD, quantized
+
+    def loss_of(features_BD: Tensor) -> tuple[Tensor, Quantized]:
+        error, _, _, quantized = plain(features_BD)
+        return error, quantized
+
+    def loss(rows_B: Tensor, step: int) -> tuple[Tensor, LossRecord]:
+        error, inputs_BD, reconstruction_BD, quantized = plain(features_ND[rows_B])
+        ways = way, levels, loss_of
+        return error, LossRecord(rows_B, inputs_BD, reconstruction_BD, quantized, (), *ways, step)
+
+    return loss
 
 
 def train(  # noqa: PLR0917  # one loop
