@@ -1,5 +1,7 @@
 """Namespaces of domains: round trip, no tuple of two domains alike, one domain changes nothing."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,11 +24,12 @@ def catalogs(draw):
     seed = draw(st.integers(0, 1000))
     generator = torch.Generator().manual_seed(seed)
     tables = []
-    for domain in range(num_domains):
+    for domain, revision in enumerate(draw(st.lists(st.integers(0, 5), min_size=num_domains, max_size=num_domains))):
         sizes = torch.randint(1, 5, (levels,), generator=generator).tolist()
         num_items = int((domain_N == domain).sum())
         codes_NL = torch.stack([torch.randint(size, (num_items,), generator=generator) for size in sizes], 1)
-        tables.append(build_semantic_ids(codes_NL, sizes, f"domain {domain}", collisions))
+        table = build_semantic_ids(codes_NL, sizes, f"domain {domain}", collisions)
+        tables.append(dataclasses.replace(table, table_revision=revision))
     return tables, domain_N
 
 
@@ -42,7 +45,13 @@ def test_round_trip_and_no_tuple_of_two_domains(catalog, layout):
         assert torch.equal(again.codes_NL, table.codes_NL)
         assert again.codebook_sizes == table.codebook_sizes
         assert again.codebook_version == table.codebook_version
-        assert (again.table_revision, again.has_digit) == (table.table_revision, table.has_digit)
+        assert again.table_revision == joined.table_revision >= table.table_revision
+        assert again.has_digit == table.has_digit
+    assert joined.table_revision == sum(table.table_revision for table in tables)
+    rejoined = namespaces.join(back, domain_N, since=joined.table_revision)
+    assert torch.equal(rejoined.codes_NL, joined.codes_NL)
+    assert rejoined.table_revision == joined.table_revision
+    assert rejoined.codebook_version == joined.codebook_version
     tuples = [set(map(tuple, joined.codes_NL[domain_N == d].tolist())) for d in range(len(tables))]
     assert sum(map(len, tuples)) == len(set().union(*tuples))
     assert torch.equal(namespaces.domains(joined.codes_NL[:, :1]), domain_N)
@@ -91,6 +100,22 @@ def test_later_items_join_their_domain(layout):
     assert [t.table_revision for t in back] == [1, 1]
     more = [add_items(tables[0], torch.tensor([[1, 1]])), tables[1]]
     assert namespaces.join(more, torch.tensor([0, 1, 1, 0, 0])).table_revision == 1
+
+
+def test_every_change_of_a_domain_is_a_revision_of_all():
+    tables, domain_N = shop()
+    namespaces = Namespaces.of(tables)
+    new, of_domain = torch.tensor([[1, 1]]), [torch.tensor([0]), torch.tensor([1])]
+    joined = add_items(namespaces.join(tables, domain_N), namespaces.recode(new, of_domain[0]))
+    parts, domain_N = namespaces.split(joined)
+    assert [joined.table_revision, *(part.table_revision for part in parts)] == [1, 1, 1]
+    for change, domain in enumerate((1, 0, 1), 1):
+        parts[domain] = add_items(parts[domain], new)
+        domain_N = torch.cat([domain_N, of_domain[domain]])
+        again = namespaces.join(parts, domain_N, since=joined.table_revision)
+        assert again.table_revision == 1 + change
+    with pytest.raises(DataError, match="the table of domain 0 has revision 2, before 3: give the revision of the"):
+        namespaces.join(parts, domain_N, since=3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -98,7 +98,7 @@ class UserFlow:
 
 
 def clicks_before(train: Interactions, num_clicks: int) -> tuple[Tensor, Tensor]:
-    """(the last items of the user before each event's step [E, H], oldest first, PAD in front; its own item [E])."""
+    """(the last items of the user before each event's step [E, H], filled up with PAD; its own item [E])."""
     item_E, step_E = train.item_E.long(), train.step_E
     if not len(train):
         return item_E.new_zeros((0, num_clicks)), item_E

@@ -4,7 +4,7 @@ Paper: NEO, https://arxiv.org/abs/2603.17533 (a quantizer for each item type); M
     (business-aware ids)
 Adds: a code of the domain in front of the tuple, or ranges of codes that no two domains share at any level.
 Differs: MBGR tells domains apart by an encoder over the codes, a part of its model; here the table itself does.
-Checked: tests/semantic_ids/test_namespaces.py (round trip; no tuple of two domains alike; one domain changes nothing).
+Checked: tests/semantic_ids/test_namespaces.py (round trips; no tuple of two domains alike; one domain changes nothing).
 
 The tables may be of one codebook, used by all domains, or of one a domain. Later items: ``add_items(joined,
 namespaces.recode(codes_ML, domain_M))``.
@@ -71,11 +71,12 @@ class Namespaces:
         named = hashlib.sha256(repr((self.layout, self.sizes, self.versions)).encode()).hexdigest()
         return table_version(named, self.codebook_sizes, self.has_digit)
 
-    def join(self, tables: Sequence[SemanticIds], domain_N: Tensor) -> SemanticIds:
+    def join(self, tables: Sequence[SemanticIds], domain_N: Tensor, since: int = 0) -> SemanticIds:
         """One table of all N items, whose domains are ``domain_N``; ``tables`` hold each domain's items in that order.
 
-        The revision is the sum of those of the domains. Raises ``VersionMismatchError`` for a table of another
-        codebook and ``DataError`` for domains of another number of items.
+        The revision is ``since``, that of the joined table which ``tables`` were split from, plus the changes of each
+        domain since then; of tables that were never joined, it is the sum of theirs. Raises ``VersionMismatchError``
+        for a table of another codebook, ``DataError`` for one older than ``since`` or of another number of items.
         """
         rows = rows_of_domains(domain_N, len(self.sizes))
         if len(tables) != len(self.sizes):
@@ -89,8 +90,13 @@ class Namespaces:
                 )
             if len(table) != len(own):
                 raise DataError(f"domain {domain} has {len(own)} items, its table {len(table)}: give one tuple an item")
+            if table.table_revision < since:
+                raise DataError(
+                    f"the table of domain {domain} has revision {table.table_revision}, before {since}: give the "
+                    "revision of the joined table that all tables were split from"
+                )
             joined_NL[own] = self._moved(table.codes_NL, domain, 1)
-        revision = sum(table.table_revision for table in tables)
+        revision = since + sum(table.table_revision - since for table in tables)
         return SemanticIds(joined_NL, self.codebook_sizes, self.codebook_version, revision, self.has_digit)
 
     def recode(self, codes_ML: Tensor, domain_M: Tensor) -> Tensor:
@@ -117,9 +123,10 @@ class Namespaces:
         return torch.bucketize(codes_NL[:, 0].contiguous(), ends, right=True)
 
     def split(self, joined: SemanticIds) -> tuple[list[SemanticIds], Tensor]:
-        """The inverse of ``join``: the table of each domain, with the joined revision, and the domain of each item.
+        """The inverse of ``join``: the table of each domain, and the domain of each item.
 
-        Raises ``VersionMismatchError`` for a table that these namespaces did not make.
+        Each has the joined revision, since a joined table does not know in which domain it was changed; ``join`` takes
+        it as ``since``. Raises ``VersionMismatchError`` for a table that these namespaces did not make.
         """
         if joined.codebook_version != self.codebook_version:
             raise VersionMismatchError(
