@@ -174,7 +174,7 @@ COLD = {
 EXPANDED = {n: (f"codes_{n}", f"hashed_{n}") for n in (5, 50, 500)}
 ASKED = {
     **sides_of(
-        {name: (name, "plain") for name in ("weak", "base", "strong")},
+        {name: (name, "plain") for name in ("queries", "weak", "base", "strong")},
         "base",
         {f"dsirm.{metric}": metric for metric in dsirm.METRICS},
     ),
