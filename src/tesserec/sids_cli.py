@@ -277,13 +277,11 @@ def _difference(found: Moves, old: Sids, new: Sids, num_shown: int) -> dict[str,
 
 
 def _version(sids: Sids) -> dict[str, Any]:
-    from tesserec.semantic_ids.table import content_codes
-
     table = sids.semantic_ids
     return {
         "name": sids.name,
         "num_items": len(table),
-        "num_levels": content_codes(table).shape[1],
+        "num_levels": table.num_content_levels,
         "codebook_version": table.codebook_version if sids.has_codebooks else None,
         "table_revision": table.table_revision,
     }
@@ -291,7 +289,6 @@ def _version(sids: Sids) -> dict[str, Any]:
 
 def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
     from tesserec.semantic_ids.moves import REASONS
-    from tesserec.semantic_ids.table import content_codes
 
     for when, one in (("old", old), ("new", new)):
         table = one.semantic_ids
@@ -300,7 +297,7 @@ def _print_moves(found: Moves, old: Sids, new: Sids, num_shown: int) -> None:
         out().print(f"{when}: {escape(one.name)}, {len(table):,} items, {version}")
     if found.same_codebooks is False:
         out().print("The codebook versions are not the same: a model of the old table cannot use the new one.")
-    depths = [content_codes(one.semantic_ids).shape[1] for one in (old, new)]
+    depths = [one.semantic_ids.num_content_levels for one in (old, new)]
     if depths[0] != depths[1]:
         out().print(
             f"The old table has {depths[0]} codes an item, the new one {depths[1]} (without a collision digit): the "
