@@ -132,6 +132,7 @@ Run = Callable[[np.ndarray[Any, Any]], Found]
 
 def tesserec() -> Run:
     """``ResidualKMeans``; afterwards the vectors are encoded ten times over, in a stream of batches."""
+    import sklearn.cluster  # noqa: F401  # what a fit imports when it needs it: no method's imports are timed
     import torch
 
     from tesserec.semantic_ids import ResidualKMeans

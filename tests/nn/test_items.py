@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from tesserec.nn.items import ItemEncoder
+from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.types import SemanticIds
 
@@ -54,13 +54,13 @@ def test_parts_may_be_missing():
 
 
 def test_keys_take_the_place_of_codes():
-    encoder = filled(ItemEncoder(IDS, CONTENT, ROW, 4, SIDKeys("codes")))
+    encoder = filled(ItemEncoder(IDS, CONTENT, ROW, 4, keys=SIDKeys("codes")))
     plain = filled(ItemEncoder(IDS, CONTENT, ROW, 4))
     with torch.no_grad():
         encoder.codes.rows.weight[:-1] = plain.codes.weight
         encoder.codes.rows.weight[-1] = 0
     assert torch.equal(encoder.table(), plain.table())
-    prefixes = ItemEncoder(IDS, None, torch.full((3,), -1), 4, SIDKeys("prefixes"))
+    prefixes = ItemEncoder(IDS, None, torch.full((3,), -1), 4, keys=SIDKeys("prefixes"))
     rows = prefixes.codes.rows.weight
     # two first codes, then six pairs of first and second
     assert torch.allclose(prefixes.table(), torch.stack([rows[0] + rows[3], rows[1] + rows[7], rows[1] + rows[7]]))
@@ -94,3 +94,53 @@ def test_at_the_start_like_content_makes_like_vectors():
 def test_only_the_rows_are_kept_with_the_weights():
     kept = ItemEncoder(IDS, CONTENT, ROW, 4).state_dict()
     assert sorted(kept) == ["codes.weight", "content.weight", "own.weight", "row_N"]
+
+
+def test_a_gate_weighs_the_own_vector_against_the_others():
+    plain = ItemEncoder(IDS, CONTENT, ROW, 4)
+    gated = ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig(), events_N=torch.tensor([9, 0, 2]))
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    half = ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig())
+    half.load_state_dict(plain.state_dict(), strict=False)
+    own_rows = ROW >= 0
+    assert torch.allclose(half.table()[own_rows], plain.table()[own_rows] / 2, atol=1e-6)  # it starts half-way
+    assert torch.allclose(half.table()[1], plain.table()[1], atol=1e-6)
+    torch.nn.init.normal_(gated.gate.out.weight)
+    own_ND, semantic_ND = gated._own(None), gated._semantic(None)
+    assert not own_ND[1].any()
+    gate_N = gated.gate.gate(own_ND, semantic_ND, torch.tensor([[10.0], [1.0], [3.0]]).log())
+    gate_N[1] = 1  # without a row of its own
+    assert torch.allclose(gated.table(), (1 - gate_N[:, None]) * own_ND + gate_N[:, None] * semantic_ND, atol=1e-6)
+    assert torch.equal(gated(torch.tensor([2, 0])), gated.table()[[2, 0]])
+
+
+def test_only_distinct_items_with_a_row_of_their_own_are_aligned():
+    encoder = ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig(alignment=0.5))
+    items = torch.tensor([0, 2])
+    expected = encoder.gate.alignment(encoder._own(items), encoder._semantic(items), torch.full((2,), 0.5))
+    assert torch.allclose(encoder.alignment(torch.tensor([2, 1, 0, 0])), 0.5 * expected)
+    assert encoder.alignment(torch.tensor([1])) == 0
+    assert ItemEncoder(IDS, CONTENT, ROW, 4).alignment(items) == 0
+    assert ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig(alignment=0.0)).alignment(items) == 0
+
+
+def test_vectors_are_kept_outside_of_training_only():
+    network = KeepsVectors()
+    made = []
+
+    def vectors():
+        made.append(torch.nn.Parameter(torch.zeros(1)))
+        return made[-1]
+
+    network.kept(vectors)
+    with torch.no_grad():
+        network.kept(vectors)
+        network.eval().kept(vectors)
+        assert network.kept(vectors) is network.kept(vectors)
+    assert len(made) == 3
+    network.kept(vectors)
+    assert len(made) == 3
+    network.train().kept(vectors)
+    network.eval().kept(vectors)  # with a gradient
+    assert len(made) == 5
+    assert not network.state_dict()

@@ -118,7 +118,7 @@ def test_gaps_are_in_buckets_of_their_logarithm():
 def test_later_events_are_not_seen():
     log = interactions_of([[[0], [1], [2], [3], [4]], [[0], [1], [2], [7], [9]]], 12)
     torch.manual_seed(1)
-    network = _Network(HSTUConfig(8), 12, 5).eval()
+    network = _Network(HSTUConfig(8), 12, 5, None).eval()
     with torch.no_grad():
         states_BTD = network(windows_of(history_of(log), 5))
     torch.testing.assert_close(states_BTD[0, :3], states_BTD[1, :3])

@@ -8,13 +8,13 @@ import torch
 
 from tesserec.data.batches import history_of, next_step_labels, training_windows, windows_of
 from tesserec.errors import RecipeError, TrainingInterrupted, VersionMismatchError
+from tesserec.nn.items import GateConfig, own_rows
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.fusion import fit_weights
 from tesserec.retrievers.mosaic import PRIOR, SOURCES, HeadsConfig, Mosaic, RowsConfig
-from tesserec.retrievers.mosaic_network import own_rows
 from tesserec.testing.data import baskets, catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
@@ -194,6 +194,29 @@ def test_keys_of_codes_are_learnt_kept_and_know_later_items(kind):
 def test_keys_need_codes():
     with pytest.raises(ValueError, match=r'keys are made of codes, which inputs leave out: add "codes", or leave out'):
         tiny(keys=SIDKeys(), inputs=("content", "own"))
+
+
+def test_a_gate_is_learnt_kept_and_knows_later_items():
+    gate = GateConfig()
+    retriever = fitted(chain()[0], given(), epochs=12, gate=gate, rows=RowsConfig(min_events=1))
+    assert answers(retriever, "fused", EVERY).items_BK[:, 0].tolist() == NEXT
+    assert retriever._network.items.events_N.tolist() == chain()[0].item_counts().tolist()
+    other = tiny(gate=gate)
+    other.restore(retriever.state(), catalog_of_size(12), given())
+    for mode in MODES:
+        expected, found = answers(retriever, mode, EVERY, k=5), answers(other, mode, EVERY, k=5)
+        assert torch.equal(found.items_BK, expected.items_BK)
+    more = fitted(chain(num_users=36)[0], given(warm_start=retriever.state()), epochs=0, gate=gate, rows=retriever.rows)
+    assert more._network.items.events_N.tolist() == chain(num_users=36)[0].item_counts().tolist()
+    assert torch.equal(more._network.items.gate.hidden.weight, retriever._network.items.gate.hidden.weight)
+    without = fitted(chain()[0], given(), epochs=12, rows=RowsConfig(min_events=1))
+    assert not torch.equal(without._network.items.own.weight, retriever._network.items.own.weight)
+
+
+@pytest.mark.parametrize("inputs", [("codes", "content"), ("own", "times")])
+def test_a_gate_needs_both_sides(inputs):
+    with pytest.raises(ValueError, match=r'inputs need "own" and either'):
+        tiny(gate=GateConfig(), inputs=inputs)
 
 
 # Answers.
@@ -601,9 +624,7 @@ def test_a_warm_start_of_another_catalog_or_shape_is_refused(chained):
     message = r"^the earlier fit knows 12 items and the catalog has 10: a warm start needs the same items"
     with pytest.raises(VersionMismatchError, match=message):
         fitted(chain(10)[0], given(10, warm_start=chained.state()))
-    with pytest.raises(
-        VersionMismatchError, match=r"items.codes.weight is \(8, 16\) in the saved model and \(8, 8\) here"
-    ):
+    with pytest.raises(VersionMismatchError, match=r"codes.weight is \(8, 16\) in the saved model and \(8, 8\) here"):
         fitted(chain()[0], given(warm_start=chained.state()), model=TransformerConfig(width=8, num_layers=1))
 
 

@@ -151,7 +151,7 @@ def test_binary_cross_entropy_is_the_formula():
     states_PD, targets_P = torch.tensor([[1.0, 2.0], [-1.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
     scores_P = torch.tensor([1.5, -0.5], dtype=torch.float64)
     expected = -(scores_P.sigmoid().log() + (1 - scores_P.sigmoid()).log()).mean()
-    torch.testing.assert_close(binary_loss(states_PD, items, targets_P).double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(binary_loss(states_PD, items, 1, targets_P).double(), expected, atol=1e-6, rtol=0)
 
 
 def test_binary_cross_entropy_learns_the_chain_too():

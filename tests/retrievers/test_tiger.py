@@ -1,12 +1,15 @@
 """TIGER: the contract, an exhaustive oracle, and a planted chain."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tesserec.data.batches import history_of
 from tesserec.errors import RecipeError
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.tiger import TIGER
 from tesserec.testing.data import catalog_of_size, chain, interactions_of, requests_of
@@ -17,10 +20,10 @@ from tesserec.types import Catalog, FitContext, SemanticIds
 CODES = SemanticIds(torch.cartesian_prod(torch.arange(3), torch.arange(4)), (3, 4), "planted")
 
 
-def tiny(epochs: int = 1) -> TIGER:
+def tiny(epochs: int = 1, keys: SIDKeys | None = None) -> TIGER:
     model = TransformerConfig(16, 1, 2, head_width=12, dropout=0.0)
     training = TrainingConfig(epochs=epochs, batch_size=32, learning_rate=0.01)
-    return TIGER(model=model, max_length=3, num_user_tokens=5, num_beams=12, training=training)
+    return TIGER(model=model, max_length=3, num_user_tokens=5, num_beams=12, training=training, keys=keys)
 
 
 class TestTIGER(RetrieverContract):
@@ -32,9 +35,13 @@ class TestTIGER(RetrieverContract):
         return FitContext(seed=3, semantic_ids=dataclasses.replace(CODES, codes_NL=codes_NL))
 
 
-def fitted(epochs: int) -> TIGER:
+class TestTIGERWithKeys(TestTIGER):
+    make = partial(tiny, keys=SIDKeys("memory"))
+
+
+def fitted(epochs: int, keys: SIDKeys | None = None) -> TIGER:
     train, catalog = chain()
-    tiger = tiny(epochs)
+    tiger = tiny(epochs, keys)
     tiger.fit(train, catalog, FitContext(seed=1, semantic_ids=CODES))
     return tiger
 
@@ -47,8 +54,9 @@ def test_the_chain_is_learnt() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_beam_as_wide_as_the_catalog_equals_teacher_forcing_of_every_item() -> None:
-    tiger = fitted(1)
+@pytest.mark.parametrize("keys", [None, SIDKeys("memory")])
+def test_a_beam_as_wide_as_the_catalog_equals_teacher_forcing_of_every_item(keys: SIDKeys | None) -> None:
+    tiger = fitted(3, keys)
     network = tiger._network
     assert network is not None
     requests = requests_of([[[2], [3]], [[7]]])
@@ -57,7 +65,14 @@ def test_a_beam_as_wide_as_the_catalog_equals_teacher_forcing_of_every_item() ->
         items_BH = torch.tensor([[-1, 2, 3], [-1, -1, 7]])
         total_BN = torch.zeros(2, 12)
         for item, (first, second) in enumerate(network.tokens_NL.tolist()):
-            logits_BTV = network.t5(network.read(items_BH, torch.tensor([5, 5])), torch.tensor([[0, first]] * 2))
+            added_BTD = None
+            if network.memory is not None:
+                ending = network.memory.of_codes  # its rows of the first code, and of the pair less those
+                assert torch.allclose(network._remembered(torch.tensor(item)).sum(0), ending(CODES.codes_NL[item]))
+                added_BTD = F.pad(network._remembered(torch.tensor([item] * 2))[:, :1], (0, 0, 1, 0))
+                assert added_BTD[:, 1].any()
+            tokens_BT = torch.tensor([[0, first]] * 2)
+            logits_BTV = network.t5(network.read(items_BH, torch.tensor([5, 5])), tokens_BT, added_BTD)
             log_probs_BTV = logits_BTV.log_softmax(-1)
             total_BN[:, item] = log_probs_BTV[:, 0, first] + log_probs_BTV[:, 1, second]
     torch.testing.assert_close(total_BN.gather(1, found.items_BK), found.scores_BK)
@@ -121,6 +136,29 @@ def test_lists_and_scores_equal_those_of_hugging_face_with_the_same_weights() ->
         scores = dict(zip(map(tuple, sequences), found.sequences_scores[5 * row : 5 * row + 5].tolist(), strict=True))
         for item, score in zip(lists.items_BK[row].tolist(), lists.scores_BK[row].tolist(), strict=True):
             assert scores[tuple(tokens_NL[item])] == pytest.approx(score, abs=1e-4)
+
+
+def test_keys_start_as_if_they_were_not_there() -> None:
+    requests = requests_of([[[2], [3]], [[7]]])
+    plain, with_keys = fitted(0).retrieve(requests, 5), fitted(0, SIDKeys()).retrieve(requests, 5)
+    assert torch.equal(plain.items_BK, with_keys.items_BK)
+    assert torch.equal(plain.scores_BK, with_keys.scores_BK)
+
+
+def test_the_collision_digit_is_no_key() -> None:
+    codes = dataclasses.replace(CODES, has_digit=True)
+    tiger = tiny(2, SIDKeys("codes"))
+    tiger.fit(*chain(), FitContext(seed=1, semantic_ids=codes))
+    network = tiger._network
+    assert network is not None
+    added_NLD = network._remembered(torch.arange(12))
+    assert added_NLD[:, 0].any()
+    assert not added_NLD[:, 1].any()
+
+
+def test_keys_that_need_later_codes_are_refused() -> None:
+    with pytest.raises(ValueError, match='keys of kind "pieces" may need codes that are not written yet'):
+        TIGER(keys=SIDKeys("pieces"))
 
 
 def test_lists_do_not_depend_on_the_requests_beside_them() -> None:

@@ -5,7 +5,8 @@ Adds: a gate from both vectors and the item's statistics, high where semantics a
     that pulls the two vectors of an item together, as strongly as the gate says.
 Differs: vectors are mixed, not the attention over a history, which belongs to a ranker; the formulas are
     ours.
-Checked: tests/nn/test_gate_sid.py (closed form; learns that few events mean trust in content).
+Checked: tests/nn/test_gate_sid.py (closed form; learns that few events mean trust in content);
+    tests/retrievers/test_next_item.py (in SASRec and HSTU).
 
 Dimensions: B items · D features · S statistics.
 """

@@ -136,7 +136,7 @@ class SIDFeatures(nn.Module):
     def of_codes(self, codes: Tensor) -> Tensor:
         """Vectors [..., D] of code tuples [..., L]."""
         row_NK = self.key_rows(self._checked(codes, len(self.sizes)))
-        return self._mapped(self.rows(row_NK).sum(-2)).view(*codes.shape[:-1], -1)
+        return self._shaped(self.rows(row_NK).sum(-2), codes.shape[:-1])
 
     def levels(self, codes: Tensor) -> Tensor:
         """A vector for each code of tuples or prefixes [..., l], of the keys that end at it: [..., l, D].
@@ -151,7 +151,7 @@ class SIDFeatures(nn.Module):
         sums_NLD = torch.zeros(*codes_NL.shape, width, device=codes.device)
         row_NK, end_K = self._span_rows(codes_NL)
         sums_NLD = sums_NLD.index_add(1, end_K.to(codes.device) - 1, self.rows(row_NK))
-        return self._mapped(sums_NLD).view(*codes.shape, -1)
+        return self._shaped(sums_NLD, codes.shape)
 
     def collisions(self) -> dict[str, tuple[int, int]]:
         """For each run of levels, (distinct keys of the items, those that share all their rows with another key)."""
@@ -169,6 +169,10 @@ class SIDFeatures(nn.Module):
     def key_rows(self, codes_NL: Tensor) -> Tensor:
         """The rows of the keys of each tuple, [N, K] int64; the padding row, which is 0, after the last piece."""
         return self._piece_rows(codes_NL) if self.keys.kind == "pieces" else self._span_rows(codes_NL)[0]
+
+    def _shaped(self, sums: Tensor, shape: torch.Size) -> Tensor:
+        vectors = self._mapped(sums)
+        return vectors.view(*shape, vectors.shape[-1])
 
     def _mapped(self, sums: Tensor) -> Tensor:
         return sums if self.host is None else self.host(sums)

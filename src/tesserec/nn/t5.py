@@ -100,13 +100,16 @@ class T5(nn.Module):
         keys, values = zip(*projected, strict=True) if projected else ((), ())
         return Source(keys, values, _mask(exists_BS, x_BSD.dtype))
 
-    def forward(self, source: Source, tokens_BT: Tensor) -> Tensor:
-        """Logits [B, T, V] of what follows each of ``tokens_BT``, all positions at once: for training."""
+    def forward(self, source: Source, tokens_BT: Tensor, added_BTD: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] of what follows each of ``tokens_BT``, all positions at once: for training.
+
+        ``added_BTD`` is added to the vectors of the tokens.
+        """
         position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         back_TT = position_T[:, None] - position_T
         bias_1HTT = _bias(self.decoder_bias, _buckets(back_TT.clamp(min=0), NUM_BUCKETS))
         bias_1HTT = bias_1HTT.masked_fill(back_TT < 0, torch.finfo(bias_1HTT.dtype).min)
-        x_BTD = self.dropout(self.shared(tokens_BT))
+        x_BTD = self.dropout(self._embedded(tokens_BT, added_BTD))
         for layer, key, value in zip(self._decoder, source.keys, source.values, strict=True):
             x_BTD = layer.look_around(x_BTD, bias_1HTT)
             x_BTD = layer.feed(layer.look(x_BTD, key, value, source.mask_B11S))
@@ -117,14 +120,16 @@ class T5(nn.Module):
         """One beam a request that has written nothing."""
         return Written(source, (), ())
 
-    def write(self, written: Written, parents_BM: Tensor | None, tokens_BM: Tensor) -> tuple[Written, Tensor]:
+    def write(
+        self, written: Written, parents_BM: Tensor | None, tokens_BM: Tensor, added_BMD: Tensor | None = None
+    ) -> tuple[Written, Tensor]:
         """(what is kept for the next token, logits [B, M, V] of what follows ``tokens_BM``).
 
         Each beam continues the beam ``parents_BM`` of the call before by one token; at the first call it is None. Only
-        the new tokens are worked out.
+        the new tokens are worked out. ``added_BMD`` is added to their vectors.
         """
         source, num_steps = written.source, len(written.kept)
-        x_BMD = self.shared(tokens_BM)
+        x_BMD = self._embedded(tokens_BM, added_BMD)
         path = tuple(step_BM if parents_BM is None else step_BM.gather(1, parents_BM) for step_BM in written.path)
         rows = [step_BM.flatten() for step_BM in path]
         back_T = torch.arange(num_steps, -1, -1, device=tokens_BM.device)
@@ -140,6 +145,10 @@ class T5(nn.Module):
             logits: Tensor = self.head(self.decoder_norm(x_BMD.float()))
         own_BM = torch.arange(tokens_BM.numel(), device=tokens_BM.device).view(tokens_BM.shape)
         return Written(source, (*written.kept, tuple(kept)), (*path, own_BM)), logits
+
+    def _embedded(self, tokens: Tensor, added: Tensor | None) -> Tensor:
+        x: Tensor = self.shared(tokens)
+        return x if added is None else x + added
 
     def load_huggingface(self, state: Mapping[str, Tensor], *, tied: bool = False) -> None:
         """Take the weights of ``T5ForConditionalGeneration.state_dict()``; of one whose head is ``tied``, if so.

@@ -26,9 +26,21 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, windows_of
 from tesserec.decoding.top_k import top_k_in_batches
+from tesserec.nn.items import GateConfig, ItemEncoder
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.retrievers.evidence import require_fitted
-from tesserec.retrievers.next_item import next_event_labels, next_item_job, restore_network, saved_network
+from tesserec.retrievers.next_item import (
+    NextItemNetwork,
+    add_items,
+    check_item_settings,
+    item_encoder,
+    next_event_labels,
+    next_item_job,
+    restore_network,
+    restored_encoder,
+    saved_network,
+)
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
@@ -95,14 +107,13 @@ class _Layer(nn.Module):
         return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
 
 
-class _Network(nn.Module):
-    def __init__(self, config: HSTUConfig, num_items: int, max_length: int) -> None:
-        super().__init__()
-        self.items = nn.Embedding(num_items, config.width)
+class _Network(NextItemNetwork):
+    def __init__(self, config: HSTUConfig, num_items: int, max_length: int, encoder: ItemEncoder | None) -> None:
+        super().__init__(num_items, config.width, encoder)
         self.positions = nn.Embedding(max_length, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_Layer(config, max_length) for _ in range(config.num_layers))
-        nn.init.normal_(self.items.weight, std=0.02)
+        self.start_items()
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, windows: Windows) -> Tensor:
@@ -112,7 +123,7 @@ class _Network(nn.Module):
         """
         valid_BT = windows.valid_BT
         place_BT = (valid_BT.long().cumsum(1) - 1).clamp(0, self.positions.num_embeddings - 1)
-        x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.items.embedding_dim**0.5 + self.positions(place_BT)
+        x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.width**0.5 + self.positions(place_BT)
         x_BTD = self.dropout(x_BTD)
         causal_TT = torch.ones(valid_BT.shape[1], valid_BT.shape[1], dtype=torch.bool).tril()
         allowed_BTT, gaps_BTT = causal_TT & valid_BT[:, None, :], gap_buckets(windows.times_BT)
@@ -123,6 +134,10 @@ class _Network(nn.Module):
     def vectors(self, items_X: Tensor) -> Tensor:
         """Item vectors [X, D] of unit length."""
         return F.normalize(self.items(items_X), dim=-1)
+
+    def units(self) -> Tensor:
+        """``vectors`` of all items, [N, D]."""
+        return F.normalize(self.table(), dim=-1)
 
 
 def gap_buckets(times_BT: Tensor) -> Tensor:
@@ -145,12 +160,20 @@ class HSTU:
     """What cosines are divided by in the loss."""
     num_negatives: Annotated[int, Field(ge=1)] | None = 128
     """Items drawn a step for sampled softmax; None: softmax over the whole catalog."""
+    keys: SIDKeys | None = None
+    """Which keys of its codes an item's vector is made of beside its own row, so that items without events are known
+    too; None: its own row alone."""
+    gate: GateConfig | None = None
+    """How both are mixed; None: they are added."""
     popularity: Popularity = dataclasses.field(default_factory=Popularity)
     """What requests without a history get."""
     training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=100, weight_decay=0.0))
     """How it is trained; batches of 128 at a learning rate of 1e-3 for about 100 epochs are the authors'."""
 
     def __post_init__(self) -> None:
+        check_item_settings(self)
+        if self.keys is not None:
+            self.add_items = partial(add_items, self)  # makes it a TakesNewItems
         self._network: _Network | None = None
         self.training_log: list[dict[str, float]] = []
 
@@ -168,9 +191,11 @@ class HSTU:
         """What ``fit`` trains: a new network, which takes the place of an earlier one."""
         events = train.positives()
         self.popularity.fit(train, catalog, context)
+        counts_N = events.item_counts()
         with seeded(context.seed):
-            network = self._network = _Network(self.model, len(catalog), self.max_length)
-        sampler = NegativeSampler(events.item_counts(), self.num_negatives)
+            encoder = item_encoder(self, self.model.width, counts_N, context)
+            network = self._network = _Network(self.model, len(catalog), self.max_length, encoder)
+        sampler = NegativeSampler(counts_N, self.num_negatives)
 
         def loss(batch: Windows) -> Tensor:
             positions, targets_P = next_event_labels(batch)
@@ -184,13 +209,13 @@ class HSTU:
         network = require_fitted(self._network, self)
         windows = windows_of(requests.history.positives(), self.max_length)
         with torch.no_grad():
-            scores_BN: Tensor = network(windows)[:, -1] @ network.vectors(torch.arange(network.items.num_embeddings)).T
+            scores_BN: Tensor = network(windows)[:, -1] @ network.kept(network.units).T
         return self.popularity.answer_newcomers(scores_BN.float(), requests)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
         network = require_fitted(self._network, self)
-        return top_k_in_batches(self.score_all, requests, k, network.items.num_embeddings)
+        return top_k_in_batches(self.score_all, requests, k, network.num_items)
 
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""
@@ -198,6 +223,7 @@ class HSTU:
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``."""
-        network = _Network(self.model, len(catalog), self.max_length)
+        encoder = restored_encoder(self, self.model.width, len(catalog), context, state)
+        network = _Network(self.model, len(catalog), self.max_length, encoder)
         restore_network(network, self.popularity, state, catalog, context)
         self._network = network

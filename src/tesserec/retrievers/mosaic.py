@@ -35,8 +35,9 @@ from tesserec.decoding.tree_softmax import NodeRows
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_file import kept_trie
 from tesserec.errors import DataError, RecipeError
+from tesserec.nn.items import GateConfig, merges_for, own_rows
 from tesserec.nn.losses import NegativeSampler
-from tesserec.nn.sid_features import SIDKeys, learn_pieces
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
@@ -48,8 +49,6 @@ from tesserec.retrievers.mosaic_network import (
     HeadsConfig,
     Input,
     MosaicNetwork,
-    merges_of,
-    own_rows,
 )
 from tesserec.retrievers.personal_frequency import PersonalFrequency
 from tesserec.training.estimate import estimate_training, few_requests, validation_ratio
@@ -105,6 +104,8 @@ class Mosaic:
     """What the trunk sees of an event: see ``tesserec.retrievers.mosaic_network.INPUTS``."""
     keys: SIDKeys | None = None
     """Which keys of its codes an item's vector is made of, beside content and its own row; None: a row a code."""
+    gate: GateConfig | None = None
+    """How an item's own vector and that of its codes and content are mixed; None: they are added."""
     answer: Literal["fused", "generative", "dense"] = "fused"
     """What ``retrieve`` answers with: a fusion, or one head alone."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
@@ -121,6 +122,8 @@ class Mosaic:
             raise ValueError('inputs name nothing of an item: add "codes", "content" or "own"')
         if self.keys is not None and "codes" not in self.inputs:
             raise ValueError('keys are made of codes, which inputs leave out: add "codes", or leave out keys')
+        if self.gate is not None and ("own" not in self.inputs or not {"codes", "content"} & set(self.inputs)):
+            raise ValueError('a gate mixes an item\'s own vector with codes or content: inputs need "own" and either')
         self._network: MosaicNetwork | None = None
         self._weights_S = torch.tensor(PRIOR)
         self.training_log: list[dict[str, float]] = []
@@ -155,7 +158,7 @@ class Mosaic:
         """What ``fit`` trains: a new network, which takes the place of an earlier one."""
         network = self._network = self._new_network(train, catalog, context)
         if context.warm_start is not None:
-            network.load_earlier(context.warm_start.part("network").tensors)
+            network.load_earlier(context.warm_start.part("network"))
             self._weights_S = context.warm_start.tensors["fusion"]
         windows = training_windows(self._read(history_of(train)), self.max_length)
         sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
@@ -231,6 +234,7 @@ class Mosaic:
             len(catalog),
             self.inputs,
             self.keys,
+            self.gate,
         )
         self._weights_S = state.tensors["fusion"]
 
@@ -245,6 +249,7 @@ class Mosaic:
         trie = self._trie(semantic_ids, context)
         nodes = NodeRows.chosen(trie, counts_N, least, most)
         whole = self._num_negatives(len(catalog)) is None
+        earlier = None if context.warm_start is None else context.warm_start.part("network").tensors
         with seeded(context.seed):
             return MosaicNetwork(
                 self.model,
@@ -259,17 +264,10 @@ class Mosaic:
                 scale=self.heads.scale,
                 inputs=self.inputs,
                 keys=self.keys,
-                merges_M2=self._merges(semantic_ids, counts_N, context),
+                merges_M2=merges_for(self.keys, semantic_ids, counts_N, earlier),
+                gate=self.gate,
+                events_N=counts_N,
             )
-
-    def _merges(self, semantic_ids: SemanticIds, counts_N: Tensor, context: FitContext) -> Tensor | None:
-        """What pieces are made by: as many merges as there are rows for; those of a warm start, whose rows they are."""
-        if self.keys is None or self.keys.kind != "pieces":
-            return None
-        if context.warm_start is not None:
-            return merges_of(self.keys, context.warm_start.part("network").tensors)
-        num_codes = sum(semantic_ids.codebook_sizes[: semantic_ids.num_content_levels])
-        return learn_pieces(semantic_ids, counts_N, max(0, self.keys.max_rows - num_codes))
 
     def _read(self, history: History) -> History:
         """The history as the trunk reads it: without steps, each event is one of its own."""

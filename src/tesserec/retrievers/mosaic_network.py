@@ -21,16 +21,15 @@ from tesserec.decoding.frontier import Generation
 from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
-from tesserec.errors import VersionMismatchError
 from tesserec.nn.growth import load_grown
-from tesserec.nn.items import ItemEncoder
+from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors, merges_of
 from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
-from tesserec.types import PAD, Candidates, Requests, SemanticIds
+from tesserec.types import PAD, Candidates, ComponentState, Requests, SemanticIds
 
-__all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork", "merges_of", "own_rows"]
+__all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork"]
 
 Input = Literal["codes", "content", "own", "times"]
 INPUTS: tuple[Input, ...] = ("codes", "content", "own", "times")
@@ -75,7 +74,7 @@ class Encoded:
     """What they add to the logits of each level of the tree, [S, nodes]."""
 
 
-class MosaicNetwork(nn.Module):
+class MosaicNetwork(KeepsVectors):
     """States of histories, and what both heads make of them."""
 
     def __init__(  # noqa: PLR0917  # parts that the component has at hand
@@ -93,18 +92,21 @@ class MosaicNetwork(nn.Module):
         inputs: Sequence[Input] = INPUTS,
         keys: SIDKeys | None = None,
         merges_M2: Tensor | None = None,
+        gate: GateConfig | None = None,
+        events_N: Tensor | None = None,
     ) -> None:
         """``nodes_of_items``: the tree is made of the vectors of all items too; with ``all_units`` in every step."""
         super().__init__()
-        self._all_units_ND: Tensor | None = None
         self._reads_times = "times" in inputs
         self.items = ItemEncoder(
             semantic_ids if "codes" in inputs else None,
             content_NF if "content" in inputs else None,
             own_row_N if "own" in inputs else torch.full_like(own_row_N, -1),
             config.width,
-            keys,
-            merges_M2,
+            keys=keys,
+            merges_M2=merges_M2,
+            gate=gate,
+            events_N=events_N,
         )
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
         self.gaps = nn.Embedding(NUM_GAPS + 1, config.width)
@@ -121,12 +123,6 @@ class MosaicNetwork(nn.Module):
         """Items of the catalog."""
         return len(self.items.row_N)
 
-    def train(self, mode: bool = True) -> MosaicNetwork:
-        """As of every module; what was kept of the weights before is forgotten."""
-        self._all_units_ND = None
-        super().train(mode)
-        return self
-
     def units(self, items: Tensor) -> Tensor:
         """Vectors [X, D] of items [X], scaled to length 1."""
         return F.normalize(self.items(items), dim=-1)
@@ -136,14 +132,14 @@ class MosaicNetwork(nn.Module):
 
         The nodes of the tree are made of them from here on.
         """
-        if self._all_units_ND is not None:
-            return self._all_units_ND
-        units_ND = F.normalize(self.items.table(), dim=-1)
-        if self.tree.share is not None:
-            self.tree.place(units_ND)
-        if not self.training and not torch.is_grad_enabled():
-            self._all_units_ND = units_ND
-        return units_ND
+
+        def units() -> Tensor:
+            units_ND = F.normalize(self.items.table(), dim=-1)
+            if self.tree.share is not None:
+                self.tree.place(units_ND)
+            return units_ND
+
+        return self.kept(units)
 
     def forward(self, windows: Windows) -> Tensor:
         """States [B, T, D]; events of one step see each other, and the steps before."""
@@ -197,6 +193,7 @@ class MosaicNetwork(nn.Module):
             teacher_SN = log_probs_SN.detach() if heads.distillation else None
         else:
             dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P)
+        dense = dense + self.items.alignment(targets_P)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
@@ -271,16 +268,17 @@ class MosaicNetwork(nn.Module):
         num_items: int,
         inputs: Sequence[Input] = INPUTS,
         keys: SIDKeys | None = None,
+        gate: GateConfig | None = None,
     ) -> MosaicNetwork:
         """The network of a state dict, for a catalog of at least the items that it was trained with."""
-        row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
+        row_N = tensors["items.row_N"]
         nodes = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
         network = cls(
             config,
             semantic_ids,
             trie,
             content_NF,
-            row_N,
+            F.pad(row_N, (0, num_items - len(row_N)), value=-1),
             nodes,
             len(tensors["kinds.weight"]),
             "repeats.weight" in tensors,
@@ -288,39 +286,27 @@ class MosaicNetwork(nn.Module):
             inputs=inputs,
             keys=keys,
             merges_M2=merges_of(keys, tensors),
+            gate=gate,
         )
-        load_grown(network, {**tensors, "items.row_N": row_N})
+        load_grown(network, tensors)
         return network.eval()
 
-    def load_earlier(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_earlier(self, earlier: ComponentState) -> None:
         """Start from another fit's weights: those of every item and prefix with an own vector in both.
 
         Raises ``VersionMismatchError`` for a fit of other settings, or of a larger catalog. A fit that saw no repeats
         says nothing of them.
         """
-        own = self.state_dict()
-        if len(tensors["items.row_N"]) > self.num_items:
-            raise VersionMismatchError(
-                f"the earlier fit knows {len(tensors['items.row_N'])} items and the catalog has {self.num_items}: "
-                "a warm start needs the same items in the same order, new ones at the end"
-            )
-        names = ("items.row_N", "items.own.weight", "tree.row_depth", "tree.row_key", "tree.rows.weight")
-        kept = {name: own[name] for name in names}
+        self.items.load_earlier(earlier.part("items").tensors)
+        tensors, of_this_fit = earlier.tensors, ["items.", "tree.row"]
         if "repeats.weight" not in tensors:
-            kept |= {name: value for name, value in own.items() if name.startswith("repeats.")}
-        load_grown(self, {**tensors, **kept})
-        earlier_N, now_N = tensors["items.row_N"], self.items.row_N[: len(tensors["items.row_N"])]
-        both_N = (earlier_N >= 0) & (now_N >= 0)
+            of_this_fit.append("repeats.")
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(of_this_fit))}
+        load_grown(self, {**tensors, **own})
         nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
-        earlier = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
+        before = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
         with torch.no_grad():
-            self.items.own.weight[now_N[both_N]] = tensors["items.own.weight"][earlier_N[both_N]]
-            self.tree.rows.weight.copy_(nodes.moved(earlier, tensors["tree.rows.weight"]))
-
-
-def merges_of(keys: SIDKeys | None, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """The merges of the learned pieces in a state dict; None for other keys, and where it has none."""
-    return tensors.get("items.codes.merges_M2") if keys is not None and keys.kind == "pieces" else None
+            self.tree.rows.weight.copy_(nodes.moved(before, tensors["tree.rows.weight"]))
 
 
 def gap_buckets(windows: Windows) -> Tensor:
@@ -328,12 +314,3 @@ def gap_buckets(windows: Windows) -> Tensor:
     gaps_BT = windows.gaps_BT.nan_to_num()
     buckets_BT = torch.log2(gaps_BT.clamp(min=0) + 1).ceil().long() + 1
     return buckets_BT.clamp(max=NUM_GAPS).masked_fill(gaps_BT < 0, 0)
-
-
-def own_rows(counts_N: Tensor, least: int, most: int) -> Tensor:
-    """A row number for each of the ``most`` most frequent items with at least ``least`` events, −1 for the others."""
-    order = torch.argsort(counts_N, descending=True, stable=True)[:most]
-    chosen = order[counts_N[order] >= least].sort().values
-    row_N = torch.full((len(counts_N),), -1)
-    row_N[chosen] = torch.arange(len(chosen))
-    return row_N

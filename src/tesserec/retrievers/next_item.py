@@ -1,39 +1,137 @@
-"""What retrievers share that predict the next item from a state an event: labels, training job, saved state.
+"""What retrievers share that predict the next item from a state an event: item vectors, labels, training job, state.
 
-Dimensions: B windows · T positions · P labelled positions.
+Dimensions: B windows · T positions · P labelled positions · N items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import settings_of
 from tesserec.data.batches import Windows, history_of, shuffled_batches, training_windows
+from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
+from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors, merges_for, own_rows
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.loop import Job, TrainingConfig
 from tesserec.training.validation import validation_ndcg
 from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
 
-__all__ = ["next_event_labels", "next_item_job", "restore_network", "saved_network"]
+__all__ = [
+    "NextItemNetwork",
+    "add_items",
+    "check_item_settings",
+    "item_encoder",
+    "next_event_labels",
+    "next_item_job",
+    "restore_network",
+    "restored_encoder",
+    "saved_network",
+]
 
 
 class _NextItem(Protocol):
     """What a retriever has that is trained by ``next_item_job``."""
 
     max_length: int
+    keys: SIDKeys | None
+    gate: GateConfig | None
     training: TrainingConfig
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """Lists, for validation."""
 
+    def state(self) -> ComponentState:
+        """What was fitted."""
+
+    def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
+        """The inverse of ``state``."""
+
+
+class NextItemNetwork(KeepsVectors):
+    """The item vectors of a network: a row an item, or composed by an encoder."""
+
+    def __init__(self, num_items: int, width: int, encoder: ItemEncoder | None) -> None:
+        super().__init__()
+        self.num_items, self.width = num_items, width
+        self.items: nn.Embedding | ItemEncoder = nn.Embedding(num_items, width) if encoder is None else encoder
+
+    def start_items(self) -> None:
+        """Draw the rows, where there is no encoder: normal numbers of deviation .02."""
+        if isinstance(self.items, nn.Embedding):
+            nn.init.normal_(self.items.weight, std=0.02)
+
+    def table(self) -> Tensor:
+        """Vectors of all items, [N, D]."""
+        return self.items.weight if isinstance(self.items, nn.Embedding) else self.items.table()
+
+    def load_earlier(self, earlier: ComponentState) -> None:
+        """Start from another fit's weights; raises ``VersionMismatchError`` for one of other settings or more items."""
+        of_this_fit: Mapping[str, Tensor] = {}
+        if isinstance(self.items, ItemEncoder):
+            self.items.load_earlier(earlier.part("items").tensors)
+            of_this_fit = ComponentState(dict(self.items.state_dict())).under("items").tensors
+        load_grown(self, {**earlier.tensors, **of_this_fit})
+
+
+def check_item_settings(retriever: _NextItem) -> None:
+    """Raise ``ValueError`` for a gate without keys."""
+    if retriever.gate is not None and retriever.keys is None:
+        raise ValueError("a gate mixes an item's own vector with that of its codes: name their keys, or leave out gate")
+
+
+def item_encoder(retriever: _NextItem, width: int, events_N: Tensor, context: FitContext) -> ItemEncoder | None:
+    """Vectors of the keys of each item's codes, and of a row of its own for an item with events.
+
+    None where the retriever names no keys. Raises ``RecipeError`` where there are no codes.
+    """
+    if retriever.keys is None:
+        return None
+    earlier = None if context.warm_start is None else context.warm_start.part("network").tensors
+    row_N = own_rows(events_N, least=1, most=len(events_N))
+    return _encoder(retriever, width, row_N, context, earlier, events_N)
+
+
+def restored_encoder(
+    retriever: _NextItem, width: int, num_items: int, context: FitContext, state: ComponentState
+) -> ItemEncoder | None:
+    """One for the weights in ``state`` and a catalog of at least its items; raises what ``item_encoder`` does."""
+    if retriever.keys is None:
+        return None
+    tensors = state.part("network").tensors
+    row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
+    return _encoder(retriever, width, row_N, context, tensors, torch.zeros(num_items))
+
+
+def _encoder(  # noqa: PLR0917  # what a vector is composed of
+    retriever: _NextItem,
+    width: int,
+    row_N: Tensor,
+    context: FitContext,
+    earlier: Mapping[str, Tensor] | None,
+    events_N: Tensor,
+) -> ItemEncoder:
+    semantic_ids, keys = context.semantic_ids, retriever.keys
+    if semantic_ids is None:
+        raise RecipeError(
+            f"keys are made of Semantic IDs and {type(retriever).__name__} was given none: add a [semantic_ids] table "
+            "to the recipe, or leave out keys"
+        )
+    merges_M2 = merges_for(keys, semantic_ids, events_N, earlier)
+    return ItemEncoder(
+        semantic_ids, None, row_N, width, keys=keys, merges_M2=merges_M2, gate=retriever.gate, events_N=events_N
+    )
+
 
 def next_item_job(
     retriever: _NextItem,
-    network: nn.Module,
+    network: NextItemNetwork,
     events: Interactions,
     loss: Callable[[Windows], Tensor],
     context: FitContext,
@@ -43,7 +141,8 @@ def next_item_job(
     A window has one event more than the retriever reads: the last is a target only.
     """
     if context.warm_start is not None:
-        load_grown(network, context.warm_start.part("network").tensors)
+        network.load_earlier(context.warm_start.part("network"))
+    items = network.items
     windows = training_windows(history_of(events), retriever.max_length + 1)
     size = retriever.training.batch_size
 
@@ -56,7 +155,7 @@ def next_item_job(
         network,
         lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_event_labels(b)[0])),
         -(-len(windows) // size),
-        loss,
+        loss if isinstance(items, nn.Embedding) else lambda b: loss(b) + items.alignment(b.items_BT[b.valid_BT]),
         validate if context.validation is not None else None,
         settings_of(retriever) | {"windows": len(windows), "items": len(events.items)},
         lambda batch: batch.items_BT.numel(),
@@ -68,6 +167,11 @@ def next_event_labels(windows: Windows) -> tuple[Tensor, Tensor]:
     has_next_BT = windows.valid_BT[:, :-1] & windows.fresh_BT[:, 1:]
     rows, columns = has_next_BT.nonzero(as_tuple=True)
     return rows * windows.items_BT.shape[1] + columns, windows.items_BT[rows, columns + 1]
+
+
+def add_items(retriever: _NextItem, catalog: Catalog, context: FitContext) -> None:
+    """Make items beyond the fitted ones answerable through their codes: for a retriever that names keys of them."""
+    retriever.restore(retriever.state(), catalog, context)
 
 
 def saved_network(network: nn.Module, popularity: Popularity) -> ComponentState:

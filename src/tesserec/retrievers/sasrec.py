@@ -13,6 +13,7 @@ Dimensions: B requests · T positions · P labelled positions · N items · D fe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -23,10 +24,22 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, windows_of
 from tesserec.decoding.top_k import top_k_in_batches
+from tesserec.nn.items import GateConfig, ItemEncoder
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig, Trunk
 from tesserec.retrievers.evidence import require_fitted
-from tesserec.retrievers.next_item import next_event_labels, next_item_job, restore_network, saved_network
+from tesserec.retrievers.next_item import (
+    NextItemNetwork,
+    add_items,
+    check_item_settings,
+    item_encoder,
+    next_event_labels,
+    next_item_job,
+    restore_network,
+    restored_encoder,
+    saved_network,
+)
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
 from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
@@ -35,13 +48,12 @@ from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitCon
 __all__ = ["SASRec", "binary_loss"]
 
 
-class _Network(nn.Module):
-    def __init__(self, config: TransformerConfig, num_items: int, max_length: int) -> None:
-        super().__init__()
-        self.items = nn.Embedding(num_items, config.width)
+class _Network(NextItemNetwork):
+    def __init__(self, config: TransformerConfig, num_items: int, max_length: int, encoder: ItemEncoder | None) -> None:
+        super().__init__(num_items, config.width, encoder)
         self.positions = nn.Embedding(max_length, config.width)
         self.trunk = Trunk(config, distances=False)
-        nn.init.normal_(self.items.weight, std=0.02)
+        self.start_items()
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, windows: Windows, num_targets: int = 0) -> Tensor:
@@ -51,7 +63,7 @@ class _Network(nn.Module):
         """
         length = windows.items_BT.shape[1]
         from_end_T = torch.arange(length - 1, -1, -1, device=windows.items_BT.device).sub(num_targets).clamp(min=0)
-        x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.items.embedding_dim**0.5 + self.positions(from_end_T)
+        x_BTD = self.items(windows.items_BT.clamp(min=0)) * self.width**0.5 + self.positions(from_end_T)
         causal_TT = torch.ones(length, length, dtype=torch.bool, device=x_BTD.device).tril()
         states: Tensor = self.trunk(x_BTD, causal_TT & windows.valid_BT[:, None, :])
         return states
@@ -70,6 +82,11 @@ class SASRec:
     loss: Literal["softmax", "bce"] = "softmax"
     """What is minimized; "bce" is the paper's binary cross-entropy with one uniform random negative a position, here
     only to show how much it loses: as a baseline it is a straw man."""
+    keys: SIDKeys | None = None
+    """Which keys of its codes an item's vector is made of beside its own row, so that items without events are known
+    too; None: its own row alone."""
+    gate: GateConfig | None = None
+    """How both are mixed; None: they are added."""
     popularity: Popularity = dataclasses.field(default_factory=Popularity)
     """What requests without a history get."""
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -80,6 +97,9 @@ class SASRec:
             raise ValueError(
                 f'loss "bce" draws one negative a position: leave out num_negatives = {self.num_negatives}'
             )
+        check_item_settings(self)
+        if self.keys is not None:
+            self.add_items = partial(add_items, self)  # makes it a TakesNewItems
         self._network: _Network | None = None
         self.training_log: list[dict[str, float]] = []
 
@@ -97,15 +117,17 @@ class SASRec:
         """What ``fit`` trains: a new network, which takes the place of an earlier one."""
         events = train.positives()
         self.popularity.fit(train, catalog, context)
+        counts_N = events.item_counts()
         with seeded(context.seed):
-            network = self._network = _Network(self.model, len(catalog), self.max_length)
-        sampler = NegativeSampler(events.item_counts(), self.num_negatives)
+            encoder = item_encoder(self, self.model.width, counts_N, context)
+            network = self._network = _Network(self.model, len(catalog), self.max_length, encoder)
+        sampler = NegativeSampler(counts_N, self.num_negatives)
 
         def loss(batch: Windows) -> Tensor:
             positions, targets_P = next_event_labels(batch)
             states_PD = network(batch, num_targets=1).flatten(0, 1)[positions]
             if self.loss == "bce":
-                return binary_loss(states_PD, network.items, targets_P)
+                return binary_loss(states_PD, network.items, network.num_items, targets_P)
             return sampled_softmax_loss(states_PD, network.items, torch.arange(len(targets_P)), targets_P, sampler)
 
         return next_item_job(self, network, events, loss, context)
@@ -115,13 +137,13 @@ class SASRec:
         network = require_fitted(self._network, self)
         windows = windows_of(requests.history.positives(), self.max_length)
         with torch.no_grad():
-            scores_BN: Tensor = network(windows)[:, -1] @ network.items.weight.T
+            scores_BN: Tensor = network(windows)[:, -1] @ network.kept(network.table).T
         return self.popularity.answer_newcomers(scores_BN.float(), requests)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
         network = require_fitted(self._network, self)
-        return top_k_in_batches(self.score_all, requests, k, network.items.num_embeddings)
+        return top_k_in_batches(self.score_all, requests, k, network.num_items)
 
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""
@@ -129,13 +151,14 @@ class SASRec:
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
         """The inverse of ``state``."""
-        network = _Network(self.model, len(catalog), self.max_length)
+        encoder = restored_encoder(self, self.model.width, len(catalog), context, state)
+        network = _Network(self.model, len(catalog), self.max_length, encoder)
         restore_network(network, self.popularity, state, catalog, context)
         self._network = network
 
 
-def binary_loss(states_PD: Tensor, items: nn.Embedding, targets_P: Tensor) -> Tensor:
+def binary_loss(states_PD: Tensor, vectors: Callable[[Tensor], Tensor], num_items: int, targets_P: Tensor) -> Tensor:
     """Mean binary cross-entropy of each target against one item drawn uniformly, whichever it is."""
-    drawn_P = torch.randint(items.num_embeddings, targets_P.shape)
-    target_P, other_P = ((states_PD * items(chosen_P)).sum(1).float() for chosen_P in (targets_P, drawn_P))
+    drawn_P = torch.randint(num_items, targets_P.shape)
+    target_P, other_P = ((states_PD * vectors(chosen_P)).sum(1).float() for chosen_P in (targets_P, drawn_P))
     return (F.softplus(-target_P) + F.softplus(other_P)).mean()

@@ -32,6 +32,7 @@ from tesserec.decoding.trie_file import kept_trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
+from tesserec.nn.sid_features import SIDFeatures, SIDKeys
 from tesserec.nn.t5 import T5, Source, Written
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.evidence import require_fitted
@@ -53,6 +54,8 @@ from tesserec.types import (
 
 __all__ = ["TIGER", "Examples"]
 
+KEY_WIDTH = 32
+"""Features of a row of ``keys``."""
 BEAMS_AT_ONCE, REQUESTS_AT_ONCE = 800, 32
 """Beams, and requests, that are worked on at once: more of them no longer fit the caches of a core."""
 
@@ -72,7 +75,14 @@ class _Network(nn.Module):
 
     tokens_NL: Tensor
 
-    def __init__(self, config: TransformerConfig, semantic_ids: SemanticIds, trie: Trie, num_user_tokens: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        semantic_ids: SemanticIds,
+        trie: Trie,
+        num_user_tokens: int,
+        keys: SIDKeys | None = None,
+    ) -> None:
         super().__init__()
         sizes = semantic_ids.codebook_sizes
         self.trie = trie
@@ -82,6 +92,7 @@ class _Network(nn.Module):
         self.users = nn.Embedding(num_user_tokens + 1, config.width, padding_idx=num_user_tokens)
         with torch.no_grad():
             self.users.weight[num_user_tokens] = 0  # unknown users: never trained, so it must say nothing
+        self.memory = None if keys is None else SIDFeatures(semantic_ids, keys, KEY_WIDTH, host_width=config.width)
 
     def read(self, items_BH: Tensor, user_B: Tensor) -> Source:
         """What the decoder needs of right-aligned histories and hashed users; the user's token comes first."""
@@ -90,13 +101,20 @@ class _Network(nn.Module):
         first_B = (items_BH == PAD).sum(1) * levels
         position_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
         is_user_BS = position_S == first_B[:, None]
-        x_BSD = torch.where(is_user_BS[..., None], self.users(user_B)[:, None], self.t5.shared(tokens_BS))
+        x_BSD = self.t5.shared(tokens_BS)
+        if self.memory is not None:
+            x_BSD = x_BSD + F.pad(self._remembered(items_BH.clamp(min=0)).flatten(1, 2), (0, 0, 1, 0))
+        x_BSD = torch.where(is_user_BS[..., None], self.users(user_B)[:, None], x_BSD)
         return self.t5.read(x_BSD, position_S >= first_B[:, None])
 
     def loss(self, examples: Examples) -> Tensor:
         """Mean token cross-entropy over levels and examples."""
         tokens_BL = self.tokens_NL[examples.target_B]
-        logits_BLV = self.t5(self.read(examples.items_BH, examples.user_B), F.pad(tokens_BL[:, :-1], (1, 0)))
+        added_BLD = None
+        if self.memory is not None:
+            added_BLD = F.pad(self._remembered(examples.target_B)[:, :-1], (0, 0, 1, 0))
+        source = self.read(examples.items_BH, examples.user_B)
+        logits_BLV = self.t5(source, F.pad(tokens_BL[:, :-1], (1, 0)), added_BLD)
         return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
 
     def step(  # noqa: PLR0917  # the protocol
@@ -109,14 +127,24 @@ class _Network(nn.Module):
         codes_BMC: Tensor,
     ) -> tuple[Written, Tensor]:
         """``tesserec.decoding.beam_search.Step``: log-softmax over all tokens, at the children."""
-        if level == 0:
-            last_BM = torch.zeros_like(nodes_BM, dtype=torch.int64)
-        else:
-            last_BM = self.trie.child_codes[level - 1][nodes_BM.clamp(min=0)].long() + self.starts[level - 1]
-        cache, logits_BMV = self.t5.write(cache, parents_BM, last_BM)
+        last_BM, added_BMD = torch.zeros_like(nodes_BM, dtype=torch.int64), None
+        if level:
+            nodes_BM = nodes_BM.clamp(min=0)
+            last_BM = self.trie.child_codes[level - 1][nodes_BM].long() + self.starts[level - 1]
+            if self.memory is not None:
+                below_BM = self.trie.items[self.trie.item_bounds[level][nodes_BM].long()].long()  # of these prefixes
+                added_BMD = self._remembered(below_BM)[..., level - 1, :]
+        cache, logits_BMV = self.t5.write(cache, parents_BM, last_BM, added_BMD)
         logits_BMV = logits_BMV.float()
         logits_BMC = logits_BMV.gather(2, codes_BMC.clamp(min=0) + self.starts[level])
         return cache, logits_BMC - logits_BMV.logsumexp(2, keepdim=True)
+
+    def _remembered(self, items: Tensor) -> Tensor:
+        """What the memory adds to the tokens of items [...]: [..., L, D]; nothing to the collision digit."""
+        assert self.memory is not None
+        distinct_X, inverse = torch.unique(items, return_inverse=True)
+        added_XLD = self.memory.levels(self.memory.codes_NL[distinct_X])
+        return F.pad(added_XLD, (0, 0, 0, self.tokens_NL.shape[1] - added_XLD.shape[1]))[inverse]
 
 
 @component
@@ -131,6 +159,9 @@ class TIGER:
     """Items of a history that are read, the last ones."""
     num_user_tokens: Annotated[int, Field(ge=1)] = 2000
     """Hashed user tokens; unknown users share one more."""
+    keys: SIDKeys | None = None
+    """Keys of codes whose rows are added to the vector of the token at which they end, read and written, through a map
+    that starts at zero (PrefixMem); None: each token has its own vector only."""
     num_beams: Annotated[int, Field(ge=1)] = 50
     """Beams of a request."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -141,6 +172,8 @@ class TIGER:
     """How it is trained."""
 
     def __post_init__(self) -> None:
+        if self.keys is not None and self.keys.kind == "pieces":
+            raise ValueError('keys of kind "pieces" may need codes that are not written yet: choose another kind')
         self._network: _Network | None = None
         self.training_log: list[dict[str, float]] = []
 
@@ -215,7 +248,7 @@ class TIGER:
             )
         trie = kept_trie(context.derived_folder, context.semantic_ids)
         with seeded(context.seed):
-            return _Network(self.model, context.semantic_ids, trie, self.num_user_tokens)
+            return _Network(self.model, context.semantic_ids, trie, self.num_user_tokens, self.keys)
 
     def _examples(self, history: History, ends: Tensor) -> Examples:
         """The events at ``ends`` as targets, padded to the longest of their histories only."""

@@ -95,21 +95,28 @@ def check_features(features_ND: Tensor, num_features: int | None = None) -> Tens
 
 def nearest(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
     """The row of ``codebook_CD`` closest to each point, [N] int64; the lowest where two are equally close."""
+    return nearest_of(codebook_CD)(points_ND)
+
+
+def nearest_of(codebook_CD: Tensor) -> Callable[[Tensor], Tensor]:
+    """``nearest`` for a codebook, of which nothing is worked out again from call to call."""
     offset_D = _offset(codebook_CD)
-    if offset_D is not None:
-        points_ND, codebook_CD = points_ND - offset_D, codebook_CD - offset_D
-    half_norms_C = codebook_CD.square().sum(1) / 2
+    shifted_CD = codebook_CD if offset_D is None else codebook_CD - offset_D
+    half_norms_C = shifted_CD.square().sum(1) / 2
     rows = max(1, _DISTANCES_AT_ONCE // len(codebook_CD))
-    # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
-    found = [_argmin(torch.addmm(half_norms_C, part, codebook_CD.T, alpha=-1)) for part in torch.split(points_ND, rows)]
-    return torch.cat(found)
+
+    def find(points_ND: Tensor) -> Tensor:
+        parts = torch.split(points_ND if offset_D is None else points_ND - offset_D, rows)
+        # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
+        return torch.cat([_argmin(torch.addmm(half_norms_C, part, shifted_CD.T, alpha=-1)) for part in parts])
+
+    return find
 
 
 def _offset(points_ND: Tensor) -> Tensor | None:
     """The mean of points that lie together so far from zero that float32 would lose their differences; else None."""
-    mean_D = points_ND.mean(0)
-    spread = (points_ND - mean_D).square().sum(1).mean()
-    return mean_D if bool(mean_D.square().sum() > _FAR * spread) and len(points_ND) > 1 else None
+    var_D, mean_D = torch.var_mean(points_ND, 0, correction=0)  # no temporary of all points
+    return mean_D if bool(mean_D.square().sum() > _FAR * var_D.sum()) and len(points_ND) > 1 else None
 
 
 def _argmin(scores_NC: Tensor) -> Tensor:
@@ -124,14 +131,15 @@ def encode(points_ND: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     Needs little memory beside its input and output, however many points there are.
     """
     codes_NL = torch.empty(len(points_ND), len(codebooks), dtype=torch.int64, device=points_ND.device)
+    find = [nearest_of(codebook_CD) for codebook_CD in codebooks]
     for rest_BD, codes_BL in zip(
         torch.split(points_ND, ROWS_AT_ONCE), torch.split(codes_NL, ROWS_AT_ONCE), strict=True
     ):
         residual_BD = rest_BD
-        for level, codebook_CD in enumerate(codebooks):
+        for level in range(len(codebooks)):
             if level:
                 residual_BD = residual_BD - codebooks[level - 1][codes_BL[:, level - 1]]
-            codes_BL[:, level] = nearest(residual_BD, codebook_CD)
+            codes_BL[:, level] = find[level](residual_BD)
     return codes_NL
 
 
