@@ -36,6 +36,7 @@ __all__ = [
     "Filters",
     "FitContext",
     "HasFittedCodes",
+    "HasItemVectors",
     "HasTrainingLog",
     "History",
     "Holdout",
@@ -746,6 +747,14 @@ class HasTrainingLog(Protocol):
     @property
     def training_log(self) -> list[dict[str, float]]:
         """One entry an epoch: ``epoch``, ``loss``, ``seconds`` so far; ``validation`` (NDCG@10) where validated."""
+
+
+@runtime_checkable
+class HasItemVectors(Protocol):
+    """A fitted retriever that has learnt a vector of every item."""
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, [N, D]."""
 
 
 @runtime_checkable

@@ -217,6 +217,12 @@ class HSTU:
         network = require_fitted(self._network, self)
         return top_k_in_batches(self.score_all, requests, k, network.num_items)
 
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, of unit length, [N, D]."""
+        network = require_fitted(self._network, self)
+        return network.kept(network.units).clone()
+
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""
         return saved_network(require_fitted(self._network, self), self.popularity)

@@ -145,6 +145,12 @@ class SASRec:
         network = require_fitted(self._network, self)
         return top_k_in_batches(self.score_all, requests, k, network.num_items)
 
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """What states are multiplied with to score all items, [N, D]."""
+        network = require_fitted(self._network, self)
+        return network.kept(network.table).clone()
+
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""
         return saved_network(require_fitted(self._network, self), self.popularity)
