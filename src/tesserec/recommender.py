@@ -223,7 +223,8 @@ class Recommender:
         if not isinstance(self.retriever, TakesNewItems):
             raise RecipeError(
                 f"{type(self.retriever).__name__} answers only with items of its fit: fit again with the new items, "
-                "or use a retriever that reads content, such as tesserec.retrievers.mosaic:Mosaic"
+                "or use a retriever that reads content or codes, such as tesserec.retrievers.mosaic:Mosaic, or SASRec "
+                "and HSTU with keys"
             )
         known = catalog.items.find(new.items.ids.to_pylist()) >= 0
         if bool(known.any()):

@@ -5,6 +5,7 @@ import torch
 
 from tesserec.embedders import RetrieverVectors
 from tesserec.errors import DataError, NotFittedError
+from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.recipe import parse_recipe
 from tesserec.retrievers.hstu import HSTU, HSTUConfig
@@ -73,6 +74,8 @@ def test_items_without_events_and_later_ones_are_missing():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="Popularity has no item vectors to give: name a retriever that learns them"):
         RetrieverVectors(Popularity())
+    with pytest.raises(ValueError, match="so the retriever cannot read codes: leave out its keys"):
+        RetrieverVectors(SASRec(keys=SIDKeys()))
     with pytest.raises(DataError, match="trains on events and has none: pass them, or use an embedder of text"):
         RetrieverVectors(sasrec()).embed(catalog_of_size(4))
     with pytest.raises(DataError, match="trains on events and has none"):

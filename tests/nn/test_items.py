@@ -1,6 +1,8 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
+from tesserec.errors import RecipeError
 from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.types import SemanticIds
@@ -122,6 +124,17 @@ def test_only_distinct_items_with_a_row_of_their_own_are_aligned():
     assert encoder.alignment(torch.tensor([1])) == 0
     assert ItemEncoder(IDS, CONTENT, ROW, 4).alignment(items) == 0
     assert ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig(alignment=0.0)).alignment(items) == 0
+
+
+def test_a_gate_without_codes_and_content_is_refused():
+    with pytest.raises(RecipeError, match="with that of codes or content, and there is neither"):
+        ItemEncoder(None, None, ROW, 4, gate=GateConfig())
+
+
+def test_of_many_items_some_are_aligned(monkeypatch):
+    monkeypatch.setattr("tesserec.nn.items.MAX_ALIGNED", 1)
+    encoder = ItemEncoder(IDS, CONTENT, ROW, 4, gate=GateConfig())
+    assert encoder.alignment(torch.arange(3)) == 0  # one item has no others to be told from
 
 
 def test_vectors_are_kept_outside_of_training_only():

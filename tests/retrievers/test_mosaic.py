@@ -196,21 +196,29 @@ def test_keys_need_codes():
         tiny(keys=SIDKeys(), inputs=("content", "own"))
 
 
-def test_a_gate_is_learnt_kept_and_knows_later_items():
-    gate = GateConfig()
-    retriever = fitted(chain()[0], given(), epochs=12, gate=gate, rows=RowsConfig(min_events=1))
+def test_a_gate_is_learnt_and_kept():
+    gate, rows = GateConfig(), RowsConfig(min_events=1)
+    retriever = fitted(chain()[0], given(), epochs=12, gate=gate, rows=rows)
     assert answers(retriever, "fused", EVERY).items_BK[:, 0].tolist() == NEXT
+    assert retriever._network.items.gate.out.weight.any()  # 0 before
     assert retriever._network.items.events_N.tolist() == chain()[0].item_counts().tolist()
     other = tiny(gate=gate)
     other.restore(retriever.state(), catalog_of_size(12), given())
     for mode in MODES:
         expected, found = answers(retriever, mode, EVERY, k=5), answers(other, mode, EVERY, k=5)
         assert torch.equal(found.items_BK, expected.items_BK)
-    more = fitted(chain(num_users=36)[0], given(warm_start=retriever.state()), epochs=0, gate=gate, rows=retriever.rows)
+    more = fitted(chain(num_users=36)[0], given(warm_start=retriever.state()), epochs=0, gate=gate, rows=rows)
     assert more._network.items.events_N.tolist() == chain(num_users=36)[0].item_counts().tolist()
     assert torch.equal(more._network.items.gate.hidden.weight, retriever._network.items.gate.hidden.weight)
-    without = fitted(chain()[0], given(), epochs=12, rows=RowsConfig(min_events=1))
-    assert not torch.equal(without._network.items.own.weight, retriever._network.items.own.weight)
+
+
+def test_a_gate_pulls_the_vectors_of_an_item_together():
+    def closeness(alignment):
+        gate = GateConfig(alignment=alignment)
+        encoder = fitted(chain()[0], given(), epochs=5, gate=gate, rows=RowsConfig(min_events=1))._network.items
+        return torch.cosine_similarity(encoder._own(None), encoder._semantic(None)).mean()
+
+    assert closeness(1.0) > closeness(0.0) + 0.2
 
 
 @pytest.mark.parametrize("inputs", [("codes", "content"), ("own", "times")])

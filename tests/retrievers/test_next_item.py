@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from tesserec.errors import RecipeError
+from tesserec.errors import RecipeError, VersionMismatchError
 from tesserec.nn.items import GateConfig
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
@@ -110,13 +110,46 @@ def test_later_items_are_those_of_their_codes(make, settings):
 @pytest.mark.parametrize("make", [sasrec, hstu])
 @pytest.mark.parametrize("settings", [{"gate": GateConfig()}, {"keys": SIDKeys("pieces", max_rows=10)}])
 def test_a_warm_start_goes_on_with_a_larger_catalog(make, settings):
+    """Item 5 has events by then, so that the rows of all later items are others."""
     earlier = fitted(make, epochs=5, **settings)
-    train = dataclasses.replace(groups(), items=catalog_of_size(14).items)
+    more = [[[2 * ((user + day) % 6) + (user + day) // 6 % 2] for day in range(6)] for user in range(24)]
     context = FitContext(seed=2, semantic_ids=ids(14), warm_start=earlier.state())
     grown = make(epochs=0, **settings)
-    grown.fit(train, catalog_of_size(14), context)
-    requests = requests_of([[[item]] for item in range(12)])
-    torch.testing.assert_close(grown.score_all(requests)[:, :12], earlier.score_all(requests))
+    grown.fit(interactions_of(more, 14), catalog_of_size(14), context)
+    before, after = earlier._network.items, grown._network.items
+    seen = [item for item in range(12) if item != 5]
+    assert after.row_N[6] == before.row_N[6] + 1
+    assert torch.equal(after._own(torch.tensor(seen)), before._own(torch.tensor(seen)))
+    assert torch.equal(after._semantic(torch.tensor(seen)), before._semantic(torch.tensor(seen)))
+
+
+@pytest.mark.parametrize("make", [sasrec, hstu])
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ({"keys": None}, {}),
+        ({}, {"keys": None}),
+        ({"gate": GateConfig()}, {}),
+        ({}, {"gate": GateConfig()}),
+        ({"keys": SIDKeys("codes")}, {"keys": SIDKeys("prefixes")}),
+    ],
+)
+def test_weights_of_other_settings_are_refused(make, earlier, later):
+    state = fitted(make, epochs=0, **earlier).state()
+    retriever = make(epochs=0, **later)
+    with pytest.raises(VersionMismatchError, match="fit with the same settings"):
+        retriever.restore(state, catalog_of_size(12), FitContext(semantic_ids=ids(12)))
+    with pytest.raises(VersionMismatchError, match="fit with the same settings"):
+        retriever.fit(groups(), catalog_of_size(12), FitContext(semantic_ids=ids(12), warm_start=state))
+
+
+@pytest.mark.parametrize("make", [sasrec, hstu])
+def test_a_gate_learns_in_bfloat16(make):
+    training = dataclasses.replace(make(epochs=15).training, precision="bfloat16")
+    retriever = fitted(make, gate=GateConfig(), training=training)
+    losses = [entry["loss"] for entry in retriever.training_log]
+    assert losses[-1] < 0.6 * losses[0]
+    assert retriever._network.items.gate.out.weight.any()
 
 
 def test_only_with_keys_do_they_take_new_items():

@@ -3,7 +3,8 @@
 Paper: none; codes of learned item vectors, as in LETTER (https://arxiv.org/abs/2405.07314), which aligns with SASRec's.
 Adds: a retriever is trained on the events that the codes may know of, and its item vectors are taken.
 Differs: from no paper.
-Checked: tests/embedders/test_retriever_vectors.py (the vectors are the retriever's; planted groups of items).
+Checked: tests/embedders/test_retriever_vectors.py (the vectors are the retriever's; planted groups of items);
+    its effect on accuracy: not yet.
 
 Dimensions: N items · D features.
 """
@@ -44,12 +45,14 @@ class RetrieverVectors:
                 f"{type(self.retriever).__name__} has no item vectors to give: name a retriever that learns them, "
                 "such as tesserec.retrievers.sasrec:SASRec"
             )
+        if getattr(self.retriever, "keys", None) is not None:
+            raise ValueError("codes are made of these vectors, so the retriever cannot read codes: leave out its keys")
         self._num_features_found: int | None = None
 
     def embed(self, catalog: Catalog, train: Interactions | None = None) -> ItemEmbeddings:
         """Vectors [N, D] of unit length; items without positive training events have a zero row and are marked missing.
 
-        Trains the retriever. Raises ``DataError`` where there are no positive training events.
+        Trains the retriever for all of its epochs, in one go. Raises ``DataError`` without positive training events.
         """
         if train is None or not len(train.positives()):
             raise DataError("RetrieverVectors trains on events and has none: pass them, or use an embedder of text")

@@ -54,7 +54,7 @@ class GateSID(nn.Module):
 
     def forward(self, own_BD: Tensor, semantic_BD: Tensor, statistics_BS: Tensor) -> tuple[Tensor, Tensor]:
         """(mixed vectors [B, D], the gate [B]); raises what ``gate`` does."""
-        gate_B = self.gate(own_BD, semantic_BD, statistics_BS)
+        gate_B = self.gate(own_BD, semantic_BD, statistics_BS).to(own_BD.dtype)
         return torch.lerp(own_BD, semantic_BD, gate_B[..., None]), gate_B
 
     def alignment(self, own_BD: Tensor, semantic_BD: Tensor, gate_B: Tensor, temperature: float = 0.1) -> Tensor:

@@ -13,16 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.config import Field, component
-from tesserec.errors import VersionMismatchError
+from tesserec.errors import RecipeError, VersionMismatchError
 from tesserec.nn.gate_sid import GateSID
 from tesserec.nn.growth import load_grown
 from tesserec.nn.sid_features import SIDFeatures, SIDKeys, learn_pieces
 from tesserec.types import SemanticIds
 
-__all__ = ["GateConfig", "ItemEncoder", "KeepsVectors", "merges_for", "merges_of", "own_rows"]
+__all__ = ["GateConfig", "ItemEncoder", "KeepsVectors", "earlier_rows", "merges_for", "own_rows"]
 
 OWN_LENGTH = 0.3
 """Length of an item's own vector at the start. Content starts at 1, so that what like items share is learnt first."""
+
+MAX_ALIGNED = 1024
+"""Items whose vectors are told apart by the loss of a gate, all from all."""
 
 
 @component
@@ -91,6 +94,11 @@ class ItemEncoder(nn.Module):
             nn.init.normal_(self.content.weight, std=width**-0.5)
         with torch.no_grad():
             self.own.weight[num_rows] = 0
+        if gate is not None and not codes_NL.shape[1] and self.content is None:
+            raise RecipeError(
+                "a gate mixes an item's own vector with that of codes or content, and there is neither: add a "
+                "[semantic_ids] or [embedder] table to the recipe, or leave out gate"
+            )
         self.alignment_weight = 0.0 if gate is None else gate.alignment
         self.gate = None if gate is None else GateSID(width, 1, gate.hidden_size)
         if gate is not None:
@@ -107,9 +115,9 @@ class ItemEncoder(nn.Module):
     def load_earlier(self, tensors: Mapping[str, Tensor]) -> None:
         """Start from an earlier fit's tensors; the own rows are of the items that have one in both.
 
-        Raises ``VersionMismatchError`` for an encoder of other settings, and for one of more items.
+        Raises ``VersionMismatchError`` for an encoder of more items, and for one of other parts or shapes.
         """
-        earlier_N, own = tensors["row_N"], self.state_dict()
+        earlier_N, own = earlier_rows(tensors), self.state_dict()
         if len(earlier_N) > len(self.row_N):
             raise VersionMismatchError(
                 f"the earlier fit knows {len(earlier_N)} items and the catalog has {len(self.row_N)}: "
@@ -125,7 +133,7 @@ class ItemEncoder(nn.Module):
     def alignment(self, items_X: Tensor) -> Tensor:
         """The weighted loss of the gate, a scalar, over the distinct items of ``items_X`` that have a row of their own.
 
-        0 without a gate.
+        0 without a gate; of more than ``MAX_ALIGNED``, as many are drawn.
         """
         nothing = torch.zeros((), device=items_X.device)
         if self.gate is None or not self.alignment_weight:
@@ -134,6 +142,7 @@ class ItemEncoder(nn.Module):
         distinct_X = distinct_X[self.row_N[distinct_X] >= 0]
         if not len(distinct_X):
             return nothing
+        distinct_X = distinct_X[torch.randperm(len(distinct_X))[:MAX_ALIGNED]]
         own_XD, semantic_XD = self._own(distinct_X), self._semantic(distinct_X)
         gate_X = self.gate.gate(own_XD, semantic_XD, self._statistics(distinct_X))
         return self.alignment_weight * self.gate.alignment(own_XD, semantic_XD, gate_X)
@@ -212,21 +221,25 @@ class KeepsVectors(nn.Module):
 def merges_for(
     keys: SIDKeys | None, semantic_ids: SemanticIds, events_N: Tensor, earlier: Mapping[str, Tensor] | None = None
 ) -> Tensor | None:
-    """What pieces are made by: as many merges as there are rows for; those of ``earlier`` tensors, whose rows they are.
+    """What pieces are made by: as many merges as there are rows for, or those of an ``earlier`` encoder's tensors.
 
     None for other keys.
     """
     if keys is None or keys.kind != "pieces":
         return None
     if earlier is not None:
-        return merges_of(keys, earlier)
+        return earlier.get("codes.merges_M2")
     num_codes = sum(semantic_ids.codebook_sizes[: semantic_ids.num_content_levels])
     return learn_pieces(semantic_ids, events_N, max(0, keys.max_rows - num_codes))
 
 
-def merges_of(keys: SIDKeys | None, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """The merges of the learned pieces in a network's tensors; None for other keys, and where there are none."""
-    return tensors.get("items.codes.merges_M2") if keys is not None and keys.kind == "pieces" else None
+def earlier_rows(tensors: Mapping[str, Tensor]) -> Tensor:
+    """``row_N`` of the tensors of an encoder; raises ``VersionMismatchError`` for those of something else."""
+    if "row_N" not in tensors:
+        raise VersionMismatchError(
+            "the saved model has no item vectors that are made of codes: fit with the same settings"
+        )
+    return tensors["row_N"]
 
 
 def own_rows(events_N: Tensor, least: int, most: int) -> Tensor:

@@ -26,20 +26,21 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, windows_of
 from tesserec.decoding.top_k import top_k_in_batches
-from tesserec.nn.items import GateConfig, ItemEncoder
+from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.next_item import (
-    NextItemNetwork,
     add_items,
     check_item_settings,
     item_encoder,
+    item_table,
     next_event_labels,
     next_item_job,
     restore_network,
     restored_encoder,
     saved_network,
+    start_rows,
 )
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
@@ -107,13 +108,15 @@ class _Layer(nn.Module):
         return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
 
 
-class _Network(NextItemNetwork):
+class _Network(KeepsVectors):
     def __init__(self, config: HSTUConfig, num_items: int, max_length: int, encoder: ItemEncoder | None) -> None:
-        super().__init__(num_items, config.width, encoder)
+        super().__init__()
+        self.num_items, self.width = num_items, config.width
+        self.items: nn.Embedding | ItemEncoder = encoder or nn.Embedding(num_items, config.width)
         self.positions = nn.Embedding(max_length, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_Layer(config, max_length) for _ in range(config.num_layers))
-        self.start_items()
+        start_rows(self.items)
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, windows: Windows) -> Tensor:
@@ -137,7 +140,7 @@ class _Network(NextItemNetwork):
 
     def units(self) -> Tensor:
         """``vectors`` of all items, [N, D]."""
-        return F.normalize(self.table(), dim=-1)
+        return F.normalize(item_table(self.items), dim=-1)
 
 
 def gap_buckets(times_BT: Tensor) -> Tensor:
@@ -202,7 +205,7 @@ class HSTU:
             states_PD = network(batch).flatten(0, 1)[positions] / self.temperature
             return sampled_softmax_loss(states_PD, network.vectors, torch.arange(len(targets_P)), targets_P, sampler)
 
-        return next_item_job(self, network, events, loss, context)
+        return next_item_job(self, network, network.items, events, loss, context)
 
     def score_all(self, requests: Requests) -> Tensor:
         """Cosines of the last state with every item, [B, N] in [−1, 1]; popularity without a history."""

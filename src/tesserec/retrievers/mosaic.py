@@ -18,6 +18,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tesserec.config import Field, component, fresh, settings_of
@@ -35,7 +36,7 @@ from tesserec.decoding.tree_softmax import NodeRows
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_file import kept_trie
 from tesserec.errors import DataError, RecipeError
-from tesserec.nn.items import GateConfig, merges_for, own_rows
+from tesserec.nn.items import GateConfig, ItemEncoder, earlier_rows, merges_for, own_rows
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
@@ -224,18 +225,11 @@ class Mosaic:
         """The inverse of ``state``; items added since are reached through their codes and content."""
         self.cooccurrence.restore(state.part("cooccurrence"), catalog, context)
         self.personal.restore(state.part("personal"), catalog, context)
-        semantic_ids = _semantic_ids(context)
-        self._network = MosaicNetwork.restored(
-            state.part("network").tensors,
-            self.model,
-            semantic_ids,
-            self._trie(semantic_ids, context),
-            _content(context),
-            len(catalog),
-            self.inputs,
-            self.keys,
-            self.gate,
-        )
+        earlier, trie = state.part("network"), self._trie(_semantic_ids(context), context)
+        row_N = earlier_rows(earlier.part("items").tensors)
+        row_N = F.pad(row_N, (0, len(catalog) - len(row_N)), value=-1)
+        items = self._encoder(row_N, torch.zeros(len(catalog)), context, earlier)
+        self._network = MosaicNetwork.restored(earlier.tensors, self.model, items, trie, "times" in self.inputs)
         self._weights_S = state.tensors["fusion"]
 
     def add_items(self, catalog: Catalog, context: FitContext) -> None:
@@ -249,25 +243,36 @@ class Mosaic:
         trie = self._trie(semantic_ids, context)
         nodes = NodeRows.chosen(trie, counts_N, least, most)
         whole = self._num_negatives(len(catalog)) is None
-        earlier = None if context.warm_start is None else context.warm_start.part("network").tensors
+        earlier = None if context.warm_start is None else context.warm_start.part("network")
         with seeded(context.seed):
             return MosaicNetwork(
                 self.model,
-                semantic_ids,
+                self._encoder(own_rows(counts_N, least, most), counts_N, context, earlier),
                 trie,
-                _content(context),
-                own_rows(counts_N, least, most),
                 nodes,
                 len(train.kinds),
                 repeats=whole and _repeat_share(train) > 0.01,
                 nodes_of_items=whole,
                 scale=self.heads.scale,
-                inputs=self.inputs,
-                keys=self.keys,
-                merges_M2=merges_for(self.keys, semantic_ids, counts_N, earlier),
-                gate=self.gate,
-                events_N=counts_N,
+                reads_times="times" in self.inputs,
             )
+
+    def _encoder(
+        self, row_N: Tensor, events_N: Tensor, context: FitContext, earlier: ComponentState | None
+    ) -> ItemEncoder:
+        """Item vectors of what ``inputs`` name; ``earlier`` is a network's state."""
+        semantic_ids = _semantic_ids(context)
+        items = None if earlier is None else earlier.part("items").tensors
+        return ItemEncoder(
+            semantic_ids if "codes" in self.inputs else None,
+            _content(context) if "content" in self.inputs else None,
+            row_N if "own" in self.inputs else torch.full_like(row_N, -1),
+            self.model.width,
+            keys=self.keys,
+            merges_M2=merges_for(self.keys, semantic_ids, events_N, items),
+            gate=self.gate,
+            events_N=events_N,
+        )
 
     def _read(self, history: History) -> History:
         """The history as the trunk reads it: without steps, each event is one of its own."""

@@ -6,7 +6,7 @@ Dimensions: B windows · T positions · S labelled states · P (state, target) p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,12 +22,11 @@ from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.nn.growth import load_grown
-from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors, merges_of
+from tesserec.nn.items import ItemEncoder, KeepsVectors
 from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
-from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
-from tesserec.types import PAD, Candidates, ComponentState, Requests, SemanticIds
+from tesserec.types import PAD, Candidates, ComponentState, Requests
 
 __all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork"]
 
@@ -80,34 +79,19 @@ class MosaicNetwork(KeepsVectors):
     def __init__(  # noqa: PLR0917  # parts that the component has at hand
         self,
         config: TransformerConfig,
-        semantic_ids: SemanticIds,
+        items: ItemEncoder,
         trie: Trie,
-        content_NF: Tensor | None,
-        own_row_N: Tensor,
         nodes: NodeRows,
         num_kinds: int,
         repeats: bool,
         nodes_of_items: bool,
         scale: float = 20.0,
-        inputs: Sequence[Input] = INPUTS,
-        keys: SIDKeys | None = None,
-        merges_M2: Tensor | None = None,
-        gate: GateConfig | None = None,
-        events_N: Tensor | None = None,
+        reads_times: bool = True,
     ) -> None:
         """``nodes_of_items``: the tree is made of the vectors of all items too; with ``all_units`` in every step."""
         super().__init__()
-        self._reads_times = "times" in inputs
-        self.items = ItemEncoder(
-            semantic_ids if "codes" in inputs else None,
-            content_NF if "content" in inputs else None,
-            own_row_N if "own" in inputs else torch.full_like(own_row_N, -1),
-            config.width,
-            keys=keys,
-            merges_M2=merges_M2,
-            gate=gate,
-            events_N=events_N,
-        )
+        self._reads_times = reads_times
+        self.items = items
         self.kinds = nn.Embedding(max(num_kinds, 1), config.width)
         self.gaps = nn.Embedding(NUM_GAPS + 1, config.width)
         self.norm = nn.LayerNorm(config.width)
@@ -258,37 +242,23 @@ class MosaicNetwork(KeepsVectors):
             self.all_units()
 
     @classmethod
-    def restored(  # noqa: PLR0917  # as above
+    def restored(
         cls,
         tensors: Mapping[str, Tensor],
         config: TransformerConfig,
-        semantic_ids: SemanticIds,
+        items: ItemEncoder,
         trie: Trie,
-        content_NF: Tensor | None,
-        num_items: int,
-        inputs: Sequence[Input] = INPUTS,
-        keys: SIDKeys | None = None,
-        gate: GateConfig | None = None,
+        reads_times: bool = True,
     ) -> MosaicNetwork:
         """The network of a state dict, for a catalog of at least the items that it was trained with."""
-        row_N = tensors["items.row_N"]
         nodes = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
-        network = cls(
-            config,
-            semantic_ids,
-            trie,
-            content_NF,
-            F.pad(row_N, (0, num_items - len(row_N)), value=-1),
-            nodes,
+        num_kinds, repeats, of_items = (
             len(tensors["kinds.weight"]),
             "repeats.weight" in tensors,
             "tree.share" in tensors,
-            inputs=inputs,
-            keys=keys,
-            merges_M2=merges_of(keys, tensors),
-            gate=gate,
         )
-        load_grown(network, tensors)
+        network = cls(config, items, trie, nodes, num_kinds, repeats, of_items, reads_times=reads_times)
+        load_grown(network, tensors, growing=("items.row_N", "items.events_N"))
         return network.eval()
 
     def load_earlier(self, earlier: ComponentState) -> None:
@@ -299,10 +269,11 @@ class MosaicNetwork(KeepsVectors):
         """
         self.items.load_earlier(earlier.part("items").tensors)
         tensors, of_this_fit = earlier.tensors, ["items.", "tree.row"]
-        if "repeats.weight" not in tensors:
+        if self.repeats is None or "repeats.weight" not in tensors:
             of_this_fit.append("repeats.")
+        kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(of_this_fit))}
         own = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(of_this_fit))}
-        load_grown(self, {**tensors, **own})
+        load_grown(self, {**kept, **own})
         nodes = NodeRows(self.tree.row_depth, self.tree.row_key)
         before = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
         with torch.no_grad():

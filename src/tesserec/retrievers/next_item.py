@@ -16,7 +16,7 @@ from tesserec.config import settings_of
 from tesserec.data.batches import Windows, history_of, shuffled_batches, training_windows
 from tesserec.errors import RecipeError
 from tesserec.nn.growth import load_grown
-from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors, merges_for, own_rows
+from tesserec.nn.items import GateConfig, ItemEncoder, earlier_rows, merges_for, own_rows
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.loop import Job, TrainingConfig
@@ -24,16 +24,20 @@ from tesserec.training.validation import validation_ndcg
 from tesserec.types import Candidates, Catalog, ComponentState, FitContext, Interactions, Requests
 
 __all__ = [
-    "NextItemNetwork",
     "add_items",
     "check_item_settings",
     "item_encoder",
+    "item_table",
     "next_event_labels",
     "next_item_job",
     "restore_network",
     "restored_encoder",
     "saved_network",
+    "start_rows",
 ]
+
+GROWING = ("items.weight", "items.row_N", "items.events_N")
+"""Tensors of a network that have a row an item."""
 
 
 class _NextItem(Protocol):
@@ -54,30 +58,15 @@ class _NextItem(Protocol):
         """The inverse of ``state``."""
 
 
-class NextItemNetwork(KeepsVectors):
-    """The item vectors of a network: a row an item, or composed by an encoder."""
+def start_rows(items: nn.Embedding | ItemEncoder) -> None:
+    """Draw the rows of a table: normal numbers of deviation .02. An encoder has started."""
+    if isinstance(items, nn.Embedding):
+        nn.init.normal_(items.weight, std=0.02)
 
-    def __init__(self, num_items: int, width: int, encoder: ItemEncoder | None) -> None:
-        super().__init__()
-        self.num_items, self.width = num_items, width
-        self.items: nn.Embedding | ItemEncoder = nn.Embedding(num_items, width) if encoder is None else encoder
 
-    def start_items(self) -> None:
-        """Draw the rows, where there is no encoder: normal numbers of deviation .02."""
-        if isinstance(self.items, nn.Embedding):
-            nn.init.normal_(self.items.weight, std=0.02)
-
-    def table(self) -> Tensor:
-        """Vectors of all items, [N, D]."""
-        return self.items.weight if isinstance(self.items, nn.Embedding) else self.items.table()
-
-    def load_earlier(self, earlier: ComponentState) -> None:
-        """Start from another fit's weights; raises ``VersionMismatchError`` for one of other settings or more items."""
-        of_this_fit: Mapping[str, Tensor] = {}
-        if isinstance(self.items, ItemEncoder):
-            self.items.load_earlier(earlier.part("items").tensors)
-            of_this_fit = ComponentState(dict(self.items.state_dict())).under("items").tensors
-        load_grown(self, {**earlier.tensors, **of_this_fit})
+def item_table(items: nn.Embedding | ItemEncoder) -> Tensor:
+    """Vectors of all items, [N, D]."""
+    return items.weight if isinstance(items, nn.Embedding) else items.table()
 
 
 def check_item_settings(retriever: _NextItem) -> None:
@@ -91,11 +80,9 @@ def item_encoder(retriever: _NextItem, width: int, events_N: Tensor, context: Fi
 
     None where the retriever names no keys. Raises ``RecipeError`` where there are no codes.
     """
-    if retriever.keys is None:
-        return None
-    earlier = None if context.warm_start is None else context.warm_start.part("network").tensors
     row_N = own_rows(events_N, least=1, most=len(events_N))
-    return _encoder(retriever, width, row_N, context, earlier, events_N)
+    earlier = None if context.warm_start is None else context.warm_start.part("network.items").tensors
+    return _encoder(retriever, width, row_N, events_N, context, earlier)
 
 
 def restored_encoder(
@@ -104,20 +91,23 @@ def restored_encoder(
     """One for the weights in ``state`` and a catalog of at least its items; raises what ``item_encoder`` does."""
     if retriever.keys is None:
         return None
-    tensors = state.part("network").tensors
-    row_N = F.pad(tensors["items.row_N"], (0, num_items - len(tensors["items.row_N"])), value=-1)
-    return _encoder(retriever, width, row_N, context, tensors, torch.zeros(num_items))
+    earlier = state.part("network.items").tensors
+    row_N = earlier_rows(earlier)
+    row_N = F.pad(row_N, (0, num_items - len(row_N)), value=-1)
+    return _encoder(retriever, width, row_N, torch.zeros(num_items), context, earlier)
 
 
 def _encoder(  # noqa: PLR0917  # what a vector is composed of
     retriever: _NextItem,
     width: int,
     row_N: Tensor,
+    events_N: Tensor,
     context: FitContext,
     earlier: Mapping[str, Tensor] | None,
-    events_N: Tensor,
-) -> ItemEncoder:
+) -> ItemEncoder | None:
     semantic_ids, keys = context.semantic_ids, retriever.keys
+    if keys is None:
+        return None
     if semantic_ids is None:
         raise RecipeError(
             f"keys are made of Semantic IDs and {type(retriever).__name__} was given none: add a [semantic_ids] table "
@@ -129,9 +119,10 @@ def _encoder(  # noqa: PLR0917  # what a vector is composed of
     )
 
 
-def next_item_job(
+def next_item_job(  # noqa: PLR0917  # what is trained on what
     retriever: _NextItem,
-    network: NextItemNetwork,
+    network: nn.Module,
+    items: nn.Embedding | ItemEncoder,
     events: Interactions,
     loss: Callable[[Windows], Tensor],
     context: FitContext,
@@ -141,8 +132,7 @@ def next_item_job(
     A window has one event more than the retriever reads: the last is a target only.
     """
     if context.warm_start is not None:
-        network.load_earlier(context.warm_start.part("network"))
-    items = network.items
+        _load_earlier(network, items, context.warm_start.part("network"))
     windows = training_windows(history_of(events), retriever.max_length + 1)
     size = retriever.training.batch_size
 
@@ -160,6 +150,14 @@ def next_item_job(
         settings_of(retriever) | {"windows": len(windows), "items": len(events.items)},
         lambda batch: batch.items_BT.numel(),
     )
+
+
+def _load_earlier(network: nn.Module, items: nn.Embedding | ItemEncoder, earlier: ComponentState) -> None:
+    of_this_fit: Mapping[str, Tensor] = {}
+    if isinstance(items, ItemEncoder):
+        items.load_earlier(earlier.part("items").tensors)
+        of_this_fit = ComponentState(dict(items.state_dict())).under("items").tensors
+    load_grown(network, {**earlier.tensors, **of_this_fit}, GROWING)
 
 
 def next_event_labels(windows: Windows) -> tuple[Tensor, Tensor]:
@@ -184,6 +182,6 @@ def restore_network(
     network: nn.Module, popularity: Popularity, state: ComponentState, catalog: Catalog, context: FitContext
 ) -> None:
     """The inverse of ``saved_network``, into a new network, which is then ready to answer."""
-    load_grown(network, state.part("network").tensors)
+    load_grown(network, state.part("network").tensors, GROWING)
     popularity.restore(state.part("popularity"), catalog, context)
     network.eval()

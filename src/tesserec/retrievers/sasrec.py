@@ -24,21 +24,22 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, windows_of
 from tesserec.decoding.top_k import top_k_in_batches
-from tesserec.nn.items import GateConfig, ItemEncoder
+from tesserec.nn.items import GateConfig, ItemEncoder, KeepsVectors
 from tesserec.nn.losses import NegativeSampler, sampled_softmax_loss
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig, Trunk
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.next_item import (
-    NextItemNetwork,
     add_items,
     check_item_settings,
     item_encoder,
+    item_table,
     next_event_labels,
     next_item_job,
     restore_network,
     restored_encoder,
     saved_network,
+    start_rows,
 )
 from tesserec.retrievers.popularity import Popularity
 from tesserec.training.estimate import estimate_training
@@ -48,12 +49,14 @@ from tesserec.types import Candidates, Catalog, ComponentState, Estimate, FitCon
 __all__ = ["SASRec", "binary_loss"]
 
 
-class _Network(NextItemNetwork):
+class _Network(KeepsVectors):
     def __init__(self, config: TransformerConfig, num_items: int, max_length: int, encoder: ItemEncoder | None) -> None:
-        super().__init__(num_items, config.width, encoder)
+        super().__init__()
+        self.num_items, self.width = num_items, config.width
+        self.items: nn.Embedding | ItemEncoder = encoder or nn.Embedding(num_items, config.width)
         self.positions = nn.Embedding(max_length, config.width)
         self.trunk = Trunk(config, distances=False)
-        self.start_items()
+        start_rows(self.items)
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, windows: Windows, num_targets: int = 0) -> Tensor:
@@ -130,14 +133,14 @@ class SASRec:
                 return binary_loss(states_PD, network.items, network.num_items, targets_P)
             return sampled_softmax_loss(states_PD, network.items, torch.arange(len(targets_P)), targets_P, sampler)
 
-        return next_item_job(self, network, events, loss, context)
+        return next_item_job(self, network, network.items, events, loss, context)
 
     def score_all(self, requests: Requests) -> Tensor:
         """Dot products of the last state with every item, [B, N]; popularity without a history."""
         network = require_fitted(self._network, self)
         windows = windows_of(requests.history.positives(), self.max_length)
         with torch.no_grad():
-            scores_BN: Tensor = network(windows)[:, -1] @ network.kept(network.table).T
+            scores_BN: Tensor = network(windows)[:, -1] @ network.kept(partial(item_table, network.items)).T
         return self.popularity.answer_newcomers(scores_BN.float(), requests)
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
@@ -149,7 +152,7 @@ class SASRec:
     def item_vectors(self) -> Tensor:
         """What states are multiplied with to score all items, [N, D]."""
         network = require_fitted(self._network, self)
-        return network.kept(network.table).clone()
+        return network.kept(partial(item_table, network.items)).clone()
 
     def state(self) -> ComponentState:
         """The weights, and the popularity of every item."""

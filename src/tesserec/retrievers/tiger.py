@@ -132,8 +132,9 @@ class _Network(nn.Module):
             nodes_BM = nodes_BM.clamp(min=0)
             last_BM = self.trie.child_codes[level - 1][nodes_BM].long() + self.starts[level - 1]
             if self.memory is not None:
-                below_BM = self.trie.items[self.trie.item_bounds[level][nodes_BM].long()].long()  # of these prefixes
-                added_BMD = self._remembered(below_BM)[..., level - 1, :]
+                below_BM = self.trie.items[self.trie.item_bounds[level][nodes_BM].long()].long()
+                prefix_BML = self.memory.codes_NL[below_BM][..., :level]
+                added_BMD = self.memory.levels(prefix_BML)[..., -1, :]
         cache, logits_BMV = self.t5.write(cache, parents_BM, last_BM, added_BMD)
         logits_BMV = logits_BMV.float()
         logits_BMC = logits_BMV.gather(2, codes_BMC.clamp(min=0) + self.starts[level])
