@@ -45,10 +45,10 @@ Assign = Callable[[Tensor, Tensor], Tensor]
 
 Points = np.ndarray[Any, np.dtype[Any]]
 
-_DISTANCES_AT_ONCE = 1 << 20
-"""Distances held in memory while encoding (4 MB, which caches hold)."""
+_DISTANCES_AT_ONCE = 1 << 19
+"""Distances held in memory while encoding (2 MB, which caches hold)."""
 
-ROWS_AT_ONCE = 1 << 13
+ROWS_AT_ONCE = 1 << 11
 """Items encoded at once: what is computed on the way to their codes is held for no more of them."""
 
 LARGEST = 1e15
@@ -99,16 +99,25 @@ def nearest(points_ND: Tensor, codebook_CD: Tensor) -> Tensor:
 
 
 def nearest_of(codebook_CD: Tensor) -> Callable[[Tensor], Tensor]:
-    """``nearest`` for a codebook, of which nothing is worked out again from call to call."""
+    """``nearest`` for a codebook, of which nothing is worked out again from call to call; not for several threads."""
+    codebook_CD = codebook_CD.detach()
     offset_D = _offset(codebook_CD)
     shifted_CD = codebook_CD if offset_D is None else codebook_CD - offset_D
     half_norms_C = shifted_CD.square().sum(1) / 2
     rows = max(1, _DISTANCES_AT_ONCE // len(codebook_CD))
+    scores_RC = codebook_CD.new_empty(0, len(codebook_CD))  # written over and over: new memory costs as much as a tenth
 
     def find(points_ND: Tensor) -> Tensor:
-        parts = torch.split(points_ND if offset_D is None else points_ND - offset_D, rows)
-        # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
-        return torch.cat([_argmin(torch.addmm(half_norms_C, part, shifted_CD.T, alpha=-1)) for part in parts])
+        nonlocal scores_RC
+        points_ND = points_ND.detach() if offset_D is None else points_ND.detach() - offset_D
+        if len(scores_RC) < min(rows, len(points_ND)):
+            scores_RC = scores_RC.new_empty(min(rows, len(points_ND)), len(codebook_CD))
+        found = []
+        for part in torch.split(points_ND, rows):
+            # argmin ‖x − c‖² = argmin ‖c‖²/2 − x·c
+            torch.addmm(half_norms_C, part, shifted_CD.T, alpha=-1, out=scores_RC[: len(part)])
+            found.append(_argmin(scores_RC[: len(part)]))
+        return torch.cat(found)
 
     return find
 
@@ -132,13 +141,16 @@ def encode(points_ND: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     """
     codes_NL = torch.empty(len(points_ND), len(codebooks), dtype=torch.int64, device=points_ND.device)
     find = [nearest_of(codebook_CD) for codebook_CD in codebooks]
-    for rest_BD, codes_BL in zip(
+    rest_RD, chosen_RD = (points_ND.new_empty(min(ROWS_AT_ONCE, len(points_ND)), points_ND.shape[1]) for _ in range(2))
+    for points_BD, codes_BL in zip(
         torch.split(points_ND, ROWS_AT_ONCE), torch.split(codes_NL, ROWS_AT_ONCE), strict=True
     ):
-        residual_BD = rest_BD
+        residual_BD = points_BD
         for level in range(len(codebooks)):
             if level:
-                residual_BD = residual_BD - codebooks[level - 1][codes_BL[:, level - 1]]
+                size = len(points_BD)
+                torch.index_select(codebooks[level - 1], 0, codes_BL[:, level - 1], out=chosen_RD[:size])
+                residual_BD = torch.sub(residual_BD, chosen_RD[:size], out=rest_RD[:size])
             codes_BL[:, level] = find[level](residual_BD)
     return codes_NL
 
