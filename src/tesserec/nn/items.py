@@ -94,15 +94,17 @@ class ItemEncoder(nn.Module):
             nn.init.normal_(self.content.weight, std=width**-0.5)
         with torch.no_grad():
             self.own.weight[num_rows] = 0
-        if gate is not None and not codes_NL.shape[1] and self.content is None:
+        self.alignment_weight = 0.0
+        self.gate: GateSID | None = None
+        if gate is None:
+            return
+        if not codes_NL.shape[1] and self.content is None:
             raise RecipeError(
                 "a gate mixes an item's own vector with that of codes or content, and there is neither: add a "
                 "[semantic_ids] or [embedder] table to the recipe, or leave out gate"
             )
-        self.alignment_weight = 0.0 if gate is None else gate.alignment
-        self.gate = None if gate is None else GateSID(width, 1, gate.hidden_size)
-        if gate is not None:
-            self.register_buffer("events_N", torch.zeros(len(row_N)) if events_N is None else events_N.float())
+        self.alignment_weight, self.gate = gate.alignment, GateSID(width, 1, gate.hidden_size)
+        self.register_buffer("events_N", torch.zeros(len(row_N)) if events_N is None else events_N.float())
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors [..., D] of items [...] (all ≥ 0)."""

@@ -80,6 +80,8 @@ def item_encoder(retriever: _NextItem, width: int, events_N: Tensor, context: Fi
 
     None where the retriever names no keys. Raises ``RecipeError`` where there are no codes.
     """
+    if retriever.keys is None:
+        return None
     row_N = own_rows(events_N, least=1, most=len(events_N))
     earlier = None if context.warm_start is None else context.warm_start.part("network.items").tensors
     return _encoder(retriever, width, row_N, events_N, context, earlier)
@@ -104,10 +106,8 @@ def _encoder(  # noqa: PLR0917  # what a vector is composed of
     events_N: Tensor,
     context: FitContext,
     earlier: Mapping[str, Tensor] | None,
-) -> ItemEncoder | None:
+) -> ItemEncoder:
     semantic_ids, keys = context.semantic_ids, retriever.keys
-    if keys is None:
-        return None
     if semantic_ids is None:
         raise RecipeError(
             f"keys are made of Semantic IDs and {type(retriever).__name__} was given none: add a [semantic_ids] table "

@@ -105,7 +105,7 @@ def nearest_of(codebook_CD: Tensor) -> Callable[[Tensor], Tensor]:
     shifted_CD = codebook_CD if offset_D is None else codebook_CD - offset_D
     half_norms_C = shifted_CD.square().sum(1) / 2
     rows = max(1, _DISTANCES_AT_ONCE // len(codebook_CD))
-    scores_RC = codebook_CD.new_empty(0, len(codebook_CD))  # written over and over: new memory costs as much as a tenth
+    scores_RC = codebook_CD.new_empty(0, len(codebook_CD))  # written over and over: new memory takes time
 
     def find(points_ND: Tensor) -> Tensor:
         nonlocal scores_RC
