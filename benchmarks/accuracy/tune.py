@@ -2,8 +2,9 @@
 
 Every trial is a line of results/tuning/<dataset>.<protocol>.<method>.jsonl. The first has the settings of the method
 file as they are, and each is drawn from the seed and its number, so that the same search tries the same settings. It
-stops at the first trial that ends with the budget of CPU seconds spent; trials of the same search that an earlier
-call recorded count, so that a search that was stopped goes on.
+stops at the first trial that ends with the budget of CPU seconds spent, or after so many trials, for methods that
+fit in no time; trials of the same search that an earlier call recorded count, so that a search that was stopped goes
+on.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="a data set of the suite")
     parser.add_argument("--protocol", default="last_out")
     parser.add_argument("--cpu-seconds", type=float, required=True, help="of all trials together")
+    parser.add_argument("--trials", type=int, default=60, help="of them, at most")
     parser.add_argument("--data", type=Path, help="what the suite's paths are seen from, instead of itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--suite", type=Path, default=SUITE)
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     suite = read_suite(given.suite, given.data)
     run = suite.run(given.dataset, given.protocol, given.method, seed=given.seed)
     search = Search(suite, run, given.results / f"{run.dataset}.{run.protocol}.{run.method}.jsonl")
-    trials = search.go_on(given.cpu_seconds)
+    trials = search.go_on(given.cpu_seconds, given.trials)
     print(f"{len(trials)} trials, {sum(trial['cpu_s'] for trial in trials):,.0f} CPU seconds")
     print(as_toml(run, max(trials, key=lambda trial: trial["ndcg10"])))
     return 0
@@ -74,10 +76,10 @@ class Search:
         """What tells this search from others."""
         self._contents: dict[str, Content] = {}
 
-    def go_on(self, cpu_seconds: float) -> list[dict[str, Any]]:
-        """Trials until ``cpu_seconds`` are spent, one at least; all of this search."""
+    def go_on(self, cpu_seconds: float, most: int) -> list[dict[str, Any]]:
+        """Trials until ``cpu_seconds`` are spent or there are ``most``, one at least; all of this search."""
         trials = self.recorded()
-        while not trials or sum(trial["cpu_s"] for trial in trials) < cpu_seconds:
+        while not trials or (len(trials) < most and sum(trial["cpu_s"] for trial in trials) < cpu_seconds):
             trials.append(self.trial(len(trials)))
             found = trials[-1]
             print(f"{found['trial']}: NDCG@10 {found['ndcg10']:.4f} with {found['settings']}", flush=True)
