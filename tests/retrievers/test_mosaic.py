@@ -310,6 +310,22 @@ def _encoded(retriever, histories):
         return retriever._network.encode(windows_of(requests.history, 8)), requests
 
 
+def test_content_proposes_items_that_no_other_source_does():
+    content_ND = torch.eye(12)
+    content_ND[11] = content_ND[0] + 0.1 * content_ND[11]  # nobody had item 11, which is like item 0
+    context = given(embeddings=ItemEmbeddings(content_ND, "planted"))
+    train, requests = interactions_of([[[0], [1], [2]], [[3], [0], [1]]], num_items=12), requests_of([[[0]]])
+    only = {"num_beams": 2, "num_candidates": 2}
+    without = fitted(train, context, heads=HeadsConfig(**only))
+    heads = HeadsConfig(**only, num_content_candidates=3)
+    asked = dataclasses.replace(without, heads=heads)
+    asked.restore(without.state(), catalog_of_size(12), context)
+    for retriever in (without, asked):
+        retriever._weights_S = torch.tensor([float(name == "content") for name in SOURCES])
+    assert asked.retrieve(requests, 2).items_BK.tolist() == [[0, 11]]
+    assert 11 not in without.retrieve(requests, 2).items_BK
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_history_popular_items_are_proposed(mode):
     log = interactions_of([[[5], [7], [5]], [[5], [7], [2]]], 8)

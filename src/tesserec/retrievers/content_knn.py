@@ -36,7 +36,7 @@ from tesserec.types import (
     as_numpy,
 )
 
-__all__ = ["ContentKNN", "closeness"]
+__all__ = ["ContentKNN", "closeness", "profile_cosines"]
 
 MAX_EVENTS = 10
 """Events of a history, the last ones, that candidates are compared with."""
@@ -73,12 +73,8 @@ class ContentKNN:
     def score_all(self, requests: Requests) -> Tensor:
         """Cosines with the profile, [B, N] float32 in [−1, 1]; popularity without one."""
         unit_ND = require_fitted(self._unit_ND, self)
-        history = requests.history.positives()
-        ago_H = steps_ago(history)
-        weights_H = (self.history_decay ** ago_H.float()).masked_fill(ago_H >= self.max_steps, 0)
-        profile_BD = torch.from_numpy(history_matrix(history, weights_H, len(unit_ND)) @ as_numpy(unit_ND))
-        cosines_BN = F.normalize(profile_BD, dim=1) @ unit_ND.T
-        return torch.where(profile_BD.any(1, keepdim=True), cosines_BN, self.popularity.score_all(requests))
+        cosines_BN, known_B1 = profile_cosines(unit_ND, requests.history, self.max_steps, self.history_decay)
+        return torch.where(known_B1, cosines_BN, self.popularity.score_all(requests))
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
@@ -105,6 +101,20 @@ def _unit_vectors(context: FitContext) -> Tensor:
     if context.embeddings is None:
         raise RecipeError("ContentKNN compares item vectors and was given none: add an [embedder] table to the recipe")
     return F.normalize(context.embeddings.vectors_ND, dim=1)
+
+
+def profile_cosines(
+    unit_ND: Tensor, history: History, max_steps: int = MAX_EVENTS, decay: float = DECAY
+) -> tuple[Tensor, Tensor]:
+    """Cosines [B, N] in [−1, 1] of all items with the mean vector of the last ``max_steps`` steps, later ones heavier.
+
+    And whether there is one, [B, 1]: without any vector in the history all cosines are 0.
+    """
+    events = history.positives()
+    ago_H = steps_ago(events)
+    weights_H = (decay ** ago_H.float()).masked_fill(ago_H >= max_steps, 0)
+    profile_BD = torch.from_numpy(history_matrix(events, weights_H, len(unit_ND)) @ as_numpy(unit_ND))
+    return F.normalize(profile_BD, dim=1) @ unit_ND.T, profile_BD.any(1, keepdim=True)
 
 
 def closeness(unit_NF: Tensor, history: History, items_BX: Tensor) -> Tensor:

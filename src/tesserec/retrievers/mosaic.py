@@ -40,7 +40,7 @@ from tesserec.nn.items import GateConfig, ItemEncoder, earlier_rows, merges_for,
 from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
-from tesserec.retrievers.content_knn import closeness
+from tesserec.retrievers.content_knn import closeness, profile_cosines
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
 from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
@@ -329,6 +329,9 @@ class Mosaic:
             top_k(dense_BN, requests, most).items_BK,
             *(shares.best(requests, most) for shares in counted),
         ]
+        if self.heads.num_content_candidates and weights_S[SOURCES.index("content")]:
+            cosines_BN, _ = profile_cosines(network.items.content_NF, requests.history)
+            proposed.append(top_k(cosines_BN, requests, self.heads.num_content_candidates).items_BK)
         items_BX = union(proposed)
         evidence: dict[Source, Callable[[], Tensor]] = {
             "generative": lambda: network.item_log_probs(encoded, items_BX, generated),

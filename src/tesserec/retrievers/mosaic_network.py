@@ -59,7 +59,10 @@ class HeadsConfig:
     num_beams: Annotated[int, Field(ge=1)] = 50
     """Beams of a request."""
     num_candidates: Annotated[int, Field(ge=1)] = 100
-    """Items that each source proposes to the fusion."""
+    """Items that each source proposes to the fusion, content left out."""
+    num_content_candidates: Annotated[int, Field(ge=1)] | None = None
+    """Items that content proposes, the nearest to what the user had, so that those without events are answered, which
+    other sources seldom propose; compares all items' vectors with each request. None: none."""
 
 
 @dataclass(frozen=True)
