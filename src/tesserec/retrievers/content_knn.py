@@ -73,8 +73,8 @@ class ContentKNN:
     def score_all(self, requests: Requests) -> Tensor:
         """Cosines with the profile, [B, N] float32 in [−1, 1]; popularity without one."""
         unit_ND = require_fitted(self._unit_ND, self)
-        cosines_BN, known_B1 = profile_cosines(unit_ND, requests.history, self.max_steps, self.history_decay)
-        return torch.where(known_B1, cosines_BN, self.popularity.score_all(requests))
+        cosines_BN = profile_cosines(unit_ND, requests.history, self.max_steps, self.history_decay)
+        return torch.where(cosines_BN.any(1, keepdim=True), cosines_BN, self.popularity.score_all(requests))
 
     def retrieve(self, requests: Requests, k: int) -> Candidates:
         """The ``k`` best items that the filters allow."""
@@ -103,18 +103,16 @@ def _unit_vectors(context: FitContext) -> Tensor:
     return F.normalize(context.embeddings.vectors_ND, dim=1)
 
 
-def profile_cosines(
-    unit_ND: Tensor, history: History, max_steps: int = MAX_EVENTS, decay: float = DECAY
-) -> tuple[Tensor, Tensor]:
+def profile_cosines(unit_ND: Tensor, history: History, max_steps: int = MAX_EVENTS, decay: float = DECAY) -> Tensor:
     """Cosines [B, N] in [−1, 1] of all items with the mean vector of the last ``max_steps`` steps, later ones heavier.
 
-    And whether there is one, [B, 1]: without any vector in the history all cosines are 0.
+    All are 0 where the history has no vector, and only there.
     """
     events = history.positives()
     ago_H = steps_ago(events)
     weights_H = (decay ** ago_H.float()).masked_fill(ago_H >= max_steps, 0)
     profile_BD = torch.from_numpy(history_matrix(events, weights_H, len(unit_ND)) @ as_numpy(unit_ND))
-    return F.normalize(profile_BD, dim=1) @ unit_ND.T, profile_BD.any(1, keepdim=True)
+    return F.normalize(profile_BD, dim=1) @ unit_ND.T
 
 
 def closeness(unit_NF: Tensor, history: History, items_BX: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ from tesserec.training.loop import Job, TrainingConfig, seeded, train_model
 from tesserec.training.measure import Measured
 from tesserec.training.validation import validation_ndcg
 from tesserec.types import (
+    PAD,
     Candidates,
     Catalog,
     ComponentState,
@@ -330,8 +331,9 @@ class Mosaic:
             *(shares.best(requests, most) for shares in counted),
         ]
         if self.heads.num_content_candidates and weights_S[SOURCES.index("content")]:
-            cosines_BN, _ = profile_cosines(network.items.content_NF, requests.history)
-            proposed.append(top_k(cosines_BN, requests, self.heads.num_content_candidates).items_BK)
+            cosines_BN = profile_cosines(network.items.content_NF, requests.history)
+            near = top_k(cosines_BN, requests, self.heads.num_content_candidates)
+            proposed.append(near.items_BK.masked_fill(near.scores_BK <= 0, PAD))
         items_BX = union(proposed)
         evidence: dict[Source, Callable[[], Tensor]] = {
             "generative": lambda: network.item_log_probs(encoded, items_BX, generated),
