@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tesserec.errors import DataError
+from tesserec.nn.dropout import Dropout
 from tesserec.nn.onednn import Linear, from_onednn, suits_onednn, to_onednn
 from tesserec.nn.transformer import TransformerConfig
 
@@ -71,7 +72,7 @@ class T5(nn.Module):
         self.encoder_norm = nn.RMSNorm(config.width, eps=EPSILON)
         self.decoder_norm = nn.RMSNorm(config.width, eps=EPSILON)
         self.head = Linear(config.width, num_tokens, config.width**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         nn.init.normal_(self.shared.weight)
         for part in (self.encoder_bias, self.decoder_bias):
             nn.init.normal_(part.weight, std=config.width**-0.5)
@@ -194,7 +195,7 @@ class _Layer(nn.Module):
         self.feed_norm = nn.RMSNorm(width, eps=EPSILON)
         self.widen = Linear(width, hidden, width**-0.5)
         self.narrow = Linear(hidden, width, hidden**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def look_around(self, x_BTD: Tensor, bias_BHTT: Tensor) -> Tensor:
         """Self-attention of a whole sequence."""
