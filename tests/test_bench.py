@@ -123,6 +123,25 @@ def test_a_grid_is_a_product_and_seeds_are_for_what_draws(tmp_path: Path) -> Non
     assert not any("broken" in name for name in names), "no grid names it"
 
 
+@pytest.mark.parametrize(
+    ("keys", "windows"),
+    [
+        (["shop"], (30, 30)),
+        (["*.last_out"], (30, 14)),
+        (["sh*.*_out", "toys"], (30, 14)),
+        (["shop", "shop.last_out"], (31, 30)),
+        (["*", "*.global_time", "shop.global_time"], (30, 32)),
+        (["shop.last_out", "shop"], (31, 31)),
+        (["sho", "Shop.last_out"], (14, 14)),
+    ],
+)
+def test_what_is_tuned_may_be_for_several(tmp_path: Path, keys: list[str], windows: tuple[int, int]) -> None:
+    tables = [f'[tuned."{key}".retriever]\nwindow_days = {30.0 + i}\n' for i, key in enumerate(keys)]
+    suite = suite_in(tmp_path, popularity="\n".join([f'retriever.class = "{shop.POPULARITY}"', *tables]))
+    runs = [suite.run("shop", protocol, "popularity") for protocol in PROTOCOLS]
+    assert tuple(run.recipe["retriever"].get("window_days", 14) for run in runs) == windows
+
+
 def test_settings_are_merged_in_order(tmp_path: Path) -> None:
     suite = suite_in(tmp_path)
     window = {name: suite.run("shop", name, "popularity").recipe["retriever"]["window_days"] for name in PROTOCOLS}
@@ -469,6 +488,7 @@ def test_a_suite_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str, m
         ("[refit.embedder]", r"refit\.embedder is not a table or setting here"),
         ("[tuned.shop.retreiver]", r"tuned\.shop\.retreiver is not .* did you mean retriever\?"),
         ('[tuned."shop.lastout"]', r"tuned\.shop\.lastout: no protocol lastout; did you mean last_out\?"),
+        ('[tuned."*.last*outs"]', r"no protocol last\*outs"),
         ("[views.mosaic]\nwindow_days = 3.0", r"\[views\.mosaic\] needs another name"),
         ("[views.mosaic_dense]\nwindow_days = 3.0", r"both have \[views\.mosaic_dense\]: rename one of them"),
         ("[views.x]\nwindow_day = 3.0", r"\[views\.x\]: retriever\.window_day is not a setting of Popularity; did"),

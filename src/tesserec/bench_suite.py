@@ -10,7 +10,8 @@ A method file, ``methods/NAME.toml``, is a recipe without data and split: adding
     [embedder] [semantic_ids] [retriever]  [fit] num_threads           as in a recipe
     [views.NAME]               reported too, from the same fitted state: settings of the retriever that are replaced
     [refit.retriever]          what differs in the fit on train + validation; [refit.fit] likewise
-    [tuned.DATASET.retriever]  what differs for a data set, or for one protocol of it: [tuned."DATASET.PROTOCOL"…]
+    [tuned.DATASET.retriever]  what differs for a data set, or for one protocol of it: [tuned."DATASET.PROTOCOL"…];
+                               either may be a pattern, [tuned."*.last_out"…]; of several the later goes over the earlier
     [search]                   what ``benchmarks.accuracy.tune`` may vary
     [oracle]                   notes
 
@@ -172,8 +173,9 @@ class Suite:
         with _within(self.folder / f"{method}.toml"):
             table, config = self.method(method), self.datasets[dataset]
             tables: dict[str, Any] = {name: table[name] for name in RECIPE if name in table}
-            for key in (dataset, f"{dataset}.{protocol}"):
-                tables = merged(tables, table.get("tuned", {}).get(key, {}))
+            for key, tuned in table.get("tuned", {}).items():
+                if fnmatchcase(f"{dataset}.{protocol}", key if "." in key else f"{key}.*"):
+                    tables = merged(tables, tuned)
             common = {"seed": seed, "data": config.data(), "split": config.split(protocol)}
             run = Run(dataset, protocol, method, seed, located(config, self.data), {**tables, **common})
             plain = _completed(run, table.get("views", {}))
@@ -196,7 +198,7 @@ class Suite:
         for key, tuned in _part(table, "tuned").items():
             _check_keys(tuned, RECIPE, f"tuned.{key}.")
             protocol = key.partition(".")[2]
-            if protocol and protocol not in get_args(Protocol):
+            if protocol and not any(fnmatchcase(known, protocol) for known in get_args(Protocol)):
                 raise RecipeError(f"tuned.{key}: no protocol {protocol}{did_you_mean(protocol, [*get_args(Protocol)])}")
         for view in _part(table, "views"):
             _check_table(table["views"][view], f"views.{view}")
