@@ -11,7 +11,7 @@ A method file, ``methods/NAME.toml``, is a recipe without data and split: adding
     [views.NAME]               reported too, from the same fitted state: settings of the retriever that are replaced
     [refit.retriever]          what differs in the fit on train + validation; [refit.fit] likewise
     [tuned.DATASET.retriever]  what differs for a data set, or for one protocol of it: [tuned."DATASET.PROTOCOL"…];
-                               either may be a pattern, [tuned."*.last_out"…]; of several the later goes over the earlier
+                               either may be a pattern, [tuned."*.last_out"…]; a later one has the last word
     [search]                   what ``benchmarks.accuracy.tune`` may vary
     [oracle]                   notes
 
