@@ -25,6 +25,7 @@ from torch import Tensor
 from tesserec.errors import DataError, UnknownIdError
 
 __all__ = [
+    "NEVER",
     "NO_TIME",
     "PAD",
     "Candidates",
@@ -60,6 +61,9 @@ PAD = -1
 
 NO_TIME = -1
 """The time of an event without one (seconds are never negative)."""
+
+NEVER = 2**63 - 1
+"""A time after all others: that of the first event of an item without events."""
 
 Id = str | int
 
@@ -263,6 +267,10 @@ class Interactions:
             both = (self.session_E[1:] >= 0) & (self.session_E[:-1] >= 0)
             same = torch.where(both, self.session_E.diff() == 0, same)
         return torch.cat([torch.zeros(1, dtype=torch.int64), (changed | ~same).long().cumsum(0)])
+
+    def first_times(self) -> Tensor:
+        """Time of each item's first event, [N] int64: ``NEVER`` without one, ``NO_TIME`` where one has no time."""
+        return torch.full((len(self.items),), NEVER).scatter_reduce(0, self.item_E.long(), self.time_E, "amin")
 
     def item_counts(self) -> Tensor:
         """Number of events of each item, [N] int64."""

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import math
 import signal
 from typing import ClassVar
 
@@ -15,10 +16,11 @@ from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
 from tesserec.retrievers.fusion import fit_weights
 from tesserec.retrievers.mosaic import PRIOR, SOURCES, HeadsConfig, Mosaic, RowsConfig
+from tesserec.retrievers.mosaic_network import times_after
 from tesserec.testing.data import baskets, catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
-from tesserec.types import PAD, Candidates, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
+from tesserec.types import NO_TIME, PAD, Candidates, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
 
 EVERY = [[[item]] for item in range(12)]
 NEXT = [(item + 1) % 12 for item in range(12)]
@@ -286,12 +288,12 @@ def test_a_fused_score_is_the_weighted_evidence_of_all_sources(repeating):
         if name in expected:
             scores_BN = torch.empty(2, 12).scatter(1, expected[name].items_BK, expected[name].scores_BK)
         elif name == "popularity":
-            scores_BN = (repeating.personal.popularity.shares(requests).dense() + 1e-7).log()
+            scores_BN = (repeating.personal.popularity.shares(requests).dense() + 1e-4).log()
         elif name == "content":
             every_BN = torch.arange(12).expand(2, -1)
-            scores_BN = (closeness(repeating._network.items.content_NF, requests.history, every_BN) + 1e-7).log()
+            scores_BN = (closeness(repeating._network.items.content_NF, requests.history, every_BN) + 1e-4).log()
         else:
-            scores_BN = (getattr(repeating, name).score_all(requests) + 1e-7).log()
+            scores_BN = (getattr(repeating, name).score_all(requests) + 1e-4).log()
         torch.testing.assert_close(found.trace[name], weight * scores_BN.gather(1, found.items_BK))
 
 
@@ -436,18 +438,77 @@ def test_the_loss_is_that_of_both_heads_and_a_step_weighs_one(repeating):
     dense_P = -network.dense_log_probs(encoded)[torch.arange(5), targets_P]
     paths_P = -network.item_log_probs(encoded, targets_P[:, None])[:, 0]
     dense = (dense_P * weights_P).sum() / 3
-    whole = network.loss(windows, HeadsConfig(generative_weight=0.25), sampler)
+    always_N = torch.zeros(12, dtype=torch.int64)
+    whole = network.loss(windows, HeadsConfig(generative_weight=0.25), sampler, always_N)
     torch.testing.assert_close(whole, dense + 0.25 * (paths_P * weights_P).sum() / 3)
-    torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler), dense)
-    taught = network.loss(windows, HeadsConfig(generative_weight=0.25, distillation=0.5), sampler)
+    torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler, always_N), dense)
+    taught = network.loss(windows, HeadsConfig(generative_weight=0.25, distillation=0.5), sampler, always_N)
     teacher = network.dense_log_probs(encoded).detach()
     soft_P = network.tree.distilled(encoded.states_SD, torch.arange(5), targets_P, teacher, encoded.level_bonuses)[1]
     torch.testing.assert_close(taught, dense + 0.125 * ((paths_P - soft_P) * weights_P).sum() / 3)
     torch.manual_seed(5)
     drawn = int(torch.randperm(5)[0])
     torch.manual_seed(5)
-    one = network.loss(windows, HeadsConfig(generative_weight=1.0, max_pairs=1), sampler)
+    one = network.loss(windows, HeadsConfig(generative_weight=1.0, max_pairs=1), sampler, always_N)
     torch.testing.assert_close(one, dense + paths_P[drawn])
+
+
+@pytest.mark.parametrize("discount", [0.0, 2.0, 1e4])
+def test_items_without_an_event_so_far_count_less_as_negatives(repeating, discount):
+    log = interactions_of([[[0], [1], [7]], [[2], [3]], [[4], [5]]], 12)
+    later = [[6, 7, *range(8, 12)], range(8, 12), [6, 7, *range(8, 12)], [6, 7, *range(8, 12)]]
+    windows, network = training_windows(history_of(log), 8), repeating._network
+    positions_P, targets_P = next_step_labels(windows)
+    assert targets_P.tolist() == [1, 7, 3, 5]
+    encoded = network.encode(windows, positions_P)
+    tree_PN = network.item_log_probs(encoded, torch.arange(12).expand(4, -1)).exp()
+    dense_P, paths_P = [], []
+    for row, target in enumerate(targets_P.tolist()):
+        later_N = torch.zeros(12, dtype=torch.bool).index_fill(0, torch.tensor(list(later[row])), True)
+        dense_N = network.dense_log_probs(encoded)[row] - discount * later_N
+        dense_P.append(dense_N.log_softmax(0)[target])
+        paths_P.append(discounted_path(network.tree.trie.paths_NL, tree_PN[row], target, later_N, discount))
+    heads = HeadsConfig(generative_weight=0.25, future_discount=discount)
+    expected = -torch.stack(dense_P).mean() - 0.25 * torch.stack(paths_P).mean()
+    sampler, first_N = NegativeSampler(log.item_counts(), None), log.first_times()
+    torch.testing.assert_close(network.loss(windows, heads, sampler, first_N), expected, atol=1e-3, rtol=0)
+    assert network.loss(windows, dataclasses.replace(heads, distillation=1.0), sampler, first_N).isfinite()
+    if not discount:
+        plain = dataclasses.replace(heads, future_discount=None)
+        torch.testing.assert_close(network.loss(windows, plain, sampler, first_N), expected)
+
+
+def discounted_path(paths_NL, probability_N, target, later_N, discount):
+    """The target's log-probability where nodes with ``later_N`` items only have their logit reduced."""
+    total, rest_N = 0.0, torch.ones(len(later_N), dtype=torch.bool)
+    for path_N in paths_NL.T:
+        weights = {}
+        for node in path_N[rest_N].unique().tolist():
+            below_N = rest_N & (path_N == node)
+            weights[node] = probability_N[below_N].sum() * math.exp(-discount * bool(later_N[below_N].all()))
+        total += (weights[int(path_N[target])] / sum(weights.values())).log()
+        rest_N = rest_N & (path_N == path_N[target])
+    return total
+
+
+def test_of_a_sample_too_those_without_an_event_so_far_count_less(repeating):
+    log = interactions_of([[[0], [1]], [[2], [3]], [[2], [3], [3], [3], [7]]], 12)
+    windows, heads = training_windows(history_of(log), 8).take(torch.arange(2)), HeadsConfig(generative_weight=0.0)
+    found = []
+    for discount in (None, 0.0, 3.0, 1e4):
+        torch.manual_seed(0)
+        config, sampler = dataclasses.replace(heads, future_discount=discount), NegativeSampler(log.item_counts(), 9)
+        found.append(repeating._network.loss(windows, config, sampler, log.first_times()).item())
+    assert found[0] == found[1] > found[2] > found[3]
+
+
+def test_a_log_without_times_has_all_its_items_from_the_start():
+    log = interactions_of([[[0], [1], [7]], [[2], [3]]], 12)
+    untimed = dataclasses.replace(log, time_E=torch.full_like(log.time_E, NO_TIME))
+    windows = training_windows(history_of(untimed), 8)
+    positions_P, _ = next_step_labels(windows)
+    first_N, time_P = untimed.first_times(), times_after(windows, positions_P)
+    assert (first_N[:, None] > time_P).any(1).nonzero().squeeze(1).tolist() == [4, 5, 6, *range(8, 12)]
 
 
 def test_kinds_are_told_apart():

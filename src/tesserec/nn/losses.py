@@ -37,12 +37,14 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
     targets_P: Tensor,
     sampler: NegativeSampler,
     weights_P: Tensor | None = None,
+    added: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Weighted mean cross-entropy of the pairs (state ``state_P``, item ``targets_P``) under softmax(states · items).
 
     ``vectors`` gives the vectors [X, D] of items [X]: of all of them, or with a sampler that has ``num_negatives`` only
     of targets and sample. The softmax of a pair then runs over its target and one shared sample, each logit less
-    log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out.
+    log(samples · q) of its item (Bengio & Senécal 2008); a sampled item that is the target is left out. What ``added``
+    gives of items [X] for each pair, [P, X], is added to the logits of sampled items.
     """
     if sampler.num_negatives is None:
         items_ND = vectors(torch.arange(len(sampler.log_q_N), device=targets_P.device))
@@ -54,6 +56,8 @@ def sampled_softmax_loss(  # noqa: PLR0917  # one formula
         states_PD = states_SD[state_P]
         # in place: for many pairs these are by far the largest tensors of a step
         logits_PC = (states_PD @ vectors(drawn_C).T).float().sub_(correction_C)
+        if added is not None:
+            logits_PC += added(drawn_C)
         logits_PC.masked_fill_(drawn_C == targets_P[:, None], torch.finfo(torch.float32).min)
         # the target is drawn with certainty: its own logit needs no correction
         target_P = (states_PD * vectors(targets_P)).sum(1).float()

@@ -15,8 +15,9 @@ from tesserec.types import PAD, Candidates, Ragged
 
 __all__ = ["fit_weights", "fused", "union"]
 
-FLOOR = 1e-7
-"""Probability that a source gives at least, so that no source can veto alone."""
+FLOOR = 1e-4
+"""Probability that a source gives at least, so that no source can veto alone: least of all what counts an item's events
+where it has none yet."""
 
 GRID = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 """Weights that are tried for a source while the others sum to 1 or so."""

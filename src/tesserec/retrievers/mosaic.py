@@ -163,7 +163,9 @@ class Mosaic:
             network.load_earlier(context.warm_start.part("network"))
             self._weights_S = context.warm_start.tensors["fusion"]
         windows = training_windows(self._read(history_of(train)), self.max_length)
-        sampler = NegativeSampler(train.positives().item_counts(), self._num_negatives(network.num_items))
+        events = train.positives()
+        sampler = NegativeSampler(events.item_counts(), self._num_negatives(network.num_items))
+        first_N = events.first_times()
         size = self.training.batch_size
 
         def validate() -> float:
@@ -175,7 +177,7 @@ class Mosaic:
             network,
             lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_step_labels(b)[0])),
             -(-len(windows) // size),
-            lambda batch: network.loss(batch, self.heads, sampler),
+            lambda batch: network.loss(batch, self.heads, sampler, first_N),
             None if context.validation is None else validate,
             settings_of(self) | {"windows": len(windows), "items": network.num_items},
             lambda batch: batch.items_BT.numel(),

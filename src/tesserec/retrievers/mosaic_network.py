@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,7 @@ from tesserec.config import Field, component
 from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
 from tesserec.decoding.frontier import Generation
-from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
+from tesserec.decoding.tree_softmax import Beginnings, NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.nn.growth import load_grown
@@ -26,7 +27,7 @@ from tesserec.nn.items import ItemEncoder, KeepsVectors
 from tesserec.nn.losses import NegativeSampler, catalog_log_probs, sampled_softmax_loss
 from tesserec.nn.repeats import RepeatBonus
 from tesserec.nn.transformer import TransformerConfig, Trunk, distance_buckets
-from tesserec.types import PAD, Candidates, ComponentState, Requests
+from tesserec.types import NEVER, NO_TIME, PAD, Candidates, ComponentState, Requests
 
 __all__ = ["INPUTS", "HeadsConfig", "Input", "MosaicNetwork"]
 
@@ -56,6 +57,9 @@ class HeadsConfig:
     """(state, target) pairs a step on which the generative head is trained, drawn from all."""
     num_negatives: Annotated[int, Field(ge=1)] | None = None
     """Items drawn a step for the dense head's softmax; None: the whole catalog up to 50,000 items, else 4,096."""
+    future_discount: Annotated[float, Field(ge=0)] | None = None
+    """What is taken in training off the logits of items whose first event came after what is to be predicted: the
+    larger, the less they are negatives, which they could not be chosen as. None: they are negatives like all others."""
     num_beams: Annotated[int, Field(ge=1)] = 50
     """Beams of a request."""
     num_candidates: Annotated[int, Field(ge=1)] = 100
@@ -166,29 +170,42 @@ class MosaicNetwork(KeepsVectors):
         ]
         return Encoded(states_SD, self.repeats(0, strengths, None, self.num_items, states_SD), levels)
 
-    def loss(self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler) -> Tensor:
-        """Dense cross-entropy plus the weighted generative one; the targets of one step share a weight of 1."""
+    def loss(self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler, first_N: Tensor) -> Tensor:
+        """Dense cross-entropy plus the weighted generative one; the targets of one step share a weight of 1.
+
+        ``first_N``: when each item had its first event, see ``Interactions.first_times``.
+        """
         positions_P, targets_P = next_step_labels(windows)
         position_S, state_P = torch.unique(positions_P, return_inverse=True)
         encoded = self.encode(windows, position_S)
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
+        begun: Beginnings | None = None
+        if heads.future_discount is not None:
+            time_S = times_after(windows, position_S).scatter_reduce(0, state_P, first_N[targets_P], "amax")
+            begun = self.tree.beginnings(heads.future_discount, first_N, time_S)
         query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
         teacher_SN: Tensor | None = None
         if sampler.num_negatives is None:
-            log_probs_SN = catalog_log_probs(query_SD, self.all_units(), encoded.bonus_SN)
+            bonus_SN = encoded.bonus_SN
+            if begun is not None:
+                every_S1, every_N = torch.arange(len(position_S))[:, None], torch.arange(self.num_items)
+                later_SN = begun.of_items(every_S1, every_N)
+                bonus_SN = later_SN if bonus_SN is None else bonus_SN + later_SN
+            log_probs_SN = catalog_log_probs(query_SD, self.all_units(), bonus_SN)
             dense = -(log_probs_SN[state_P, targets_P] * weight_P).sum() / weight_P.sum()
             teacher_SN = log_probs_SN.detach() if heads.distillation else None
         else:
-            dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P)
+            later = None if begun is None else partial(begun.of_items, state_P[:, None])
+            dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P, later)
         dense = dense + self.items.alignment(targets_P)
         if not heads.generative_weight:
             return dense
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
         pairs = encoded.states_SD, state_P[drawn_P], targets_P[drawn_P]
         if teacher_SN is None:
-            gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses)
+            gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses, begun)
         else:
-            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN, encoded.level_bonuses)
+            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN, encoded.level_bonuses, begun)
             gain_P = (1 - heads.distillation) * hard_P + heads.distillation * soft_P
         generative = -(gain_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
@@ -281,6 +298,12 @@ class MosaicNetwork(KeepsVectors):
         before = NodeRows(tensors["tree.row_depth"], tensors["tree.row_key"])
         with torch.no_grad():
             self.tree.rows.weight.copy_(nodes.moved(before, tensors["tree.rows.weight"]))
+
+
+def times_after(windows: Windows, position_S: Tensor) -> Tensor:
+    """When the step began that follows each of the flat positions b * T + t, [S] int64; the latest where unknown."""
+    time_S = windows.times_BT.flatten()[position_S + 1]
+    return time_S.masked_fill(time_S == NO_TIME, NEVER - 1)
 
 
 def gap_buckets(windows: Windows) -> Tensor:
