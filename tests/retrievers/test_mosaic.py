@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tesserec.data.batches import history_of, next_step_labels, training_windows, windows_of
+from tesserec.decoding.beginnings import Beginnings
 from tesserec.errors import RecipeError, TrainingInterrupted, VersionMismatchError
 from tesserec.nn.items import GateConfig, own_rows
 from tesserec.nn.losses import NegativeSampler
@@ -438,18 +439,17 @@ def test_the_loss_is_that_of_both_heads_and_a_step_weighs_one(repeating):
     dense_P = -network.dense_log_probs(encoded)[torch.arange(5), targets_P]
     paths_P = -network.item_log_probs(encoded, targets_P[:, None])[:, 0]
     dense = (dense_P * weights_P).sum() / 3
-    always_N = torch.zeros(12, dtype=torch.int64)
-    whole = network.loss(windows, HeadsConfig(generative_weight=0.25), sampler, always_N)
+    whole = network.loss(windows, HeadsConfig(generative_weight=0.25), sampler)
     torch.testing.assert_close(whole, dense + 0.25 * (paths_P * weights_P).sum() / 3)
-    torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler, always_N), dense)
-    taught = network.loss(windows, HeadsConfig(generative_weight=0.25, distillation=0.5), sampler, always_N)
+    torch.testing.assert_close(network.loss(windows, HeadsConfig(generative_weight=0.0), sampler), dense)
+    taught = network.loss(windows, HeadsConfig(generative_weight=0.25, distillation=0.5), sampler)
     teacher = network.dense_log_probs(encoded).detach()
     soft_P = network.tree.distilled(encoded.states_SD, torch.arange(5), targets_P, teacher, encoded.level_bonuses)[1]
     torch.testing.assert_close(taught, dense + 0.125 * ((paths_P - soft_P) * weights_P).sum() / 3)
     torch.manual_seed(5)
     drawn = int(torch.randperm(5)[0])
     torch.manual_seed(5)
-    one = network.loss(windows, HeadsConfig(generative_weight=1.0, max_pairs=1), sampler, always_N)
+    one = network.loss(windows, HeadsConfig(generative_weight=1.0, max_pairs=1), sampler)
     torch.testing.assert_close(one, dense + paths_P[drawn])
 
 
@@ -470,12 +470,13 @@ def test_items_without_an_event_so_far_count_less_as_negatives(repeating, discou
         paths_P.append(discounted_path(network.tree.trie.paths_NL, tree_PN[row], target, later_N, discount))
     heads = HeadsConfig(generative_weight=0.25, future_discount=discount)
     expected = -torch.stack(dense_P).mean() - 0.25 * torch.stack(paths_P).mean()
-    sampler, first_N = NegativeSampler(log.item_counts(), None), log.first_times()
-    torch.testing.assert_close(network.loss(windows, heads, sampler, first_N), expected, atol=1e-3, rtol=0)
-    assert network.loss(windows, dataclasses.replace(heads, distillation=1.0), sampler, first_N).isfinite()
+    sampler = NegativeSampler(log.item_counts(), None)
+    beginnings = Beginnings.of(log.first_times(), network.tree.trie)
+    torch.testing.assert_close(network.loss(windows, heads, sampler, beginnings), expected, atol=1e-3, rtol=0)
+    assert network.loss(windows, dataclasses.replace(heads, distillation=1.0), sampler, beginnings).isfinite()
     if not discount:
         plain = dataclasses.replace(heads, future_discount=None)
-        torch.testing.assert_close(network.loss(windows, plain, sampler, first_N), expected)
+        torch.testing.assert_close(network.loss(windows, plain, sampler, beginnings), expected)
 
 
 def discounted_path(paths_NL, probability_N, target, later_N, discount):
@@ -494,12 +495,21 @@ def discounted_path(paths_NL, probability_N, target, later_N, discount):
 def test_of_a_sample_too_those_without_an_event_so_far_count_less(repeating):
     log = interactions_of([[[0], [1]], [[2], [3]], [[2], [3], [3], [3], [7]]], 12)
     windows, heads = training_windows(history_of(log), 8).take(torch.arange(2)), HeadsConfig(generative_weight=0.0)
-    found = []
+    beginnings, found = Beginnings.of(log.first_times(), repeating._network.tree.trie), []
     for discount in (None, 0.0, 3.0, 1e4):
         torch.manual_seed(0)
         config, sampler = dataclasses.replace(heads, future_discount=discount), NegativeSampler(log.item_counts(), 9)
-        found.append(repeating._network.loss(windows, config, sampler, log.first_times()).item())
+        found.append(repeating._network.loss(windows, config, sampler, beginnings).item())
     assert found[0] == found[1] > found[2] > found[3]
+
+
+def test_a_fit_that_discounts_the_future_leaves_items_without_events_possible():
+    log = interactions_of([[[0], [1], [2]], [[1], [2], [0]], [[2], [0], [1]]] * 4, 12)
+    unseen = []
+    for discount in (None, 1e4):
+        found = answers(fitted(log, epochs=10, heads=HeadsConfig(future_discount=discount)), "dense", [[[0]]], k=12)
+        unseen.append(found.scores_BK[found.items_BK >= 3].logsumexp(0).item())
+    assert unseen[0] < unseen[1] - 1
 
 
 def test_a_log_without_times_has_all_its_items_from_the_start():

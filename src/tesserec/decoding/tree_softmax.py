@@ -12,21 +12,19 @@ Dimensions: S states · P pairs of state and item · U pairs of state and prefix
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tesserec.decoding.beginnings import Future
 from tesserec.decoding.trie import Trie
 from tesserec.errors import ResourceError
-from tesserec.types import NEVER
 
-__all__ = ["Beginnings", "NodeRows", "TreeSoftmax"]
+__all__ = ["NodeRows", "TreeSoftmax"]
 
 LARGE_PRODUCT = 100
 """Products of a query and a child, on average a parent, from which on they are worked out parent by parent."""
@@ -96,28 +94,6 @@ def prefix_keys(trie: Trie) -> list[Tensor]:
         above = above.repeat_interleave(trie.child_offsets[level].diff().long()) * size + trie.child_codes[level]
         keys.append(above)
     return keys
-
-
-@dataclass(frozen=True, eq=False)
-class Beginnings:
-    """When items and nodes had their first events: before, they count less as negatives."""
-
-    discount: float
-    """What is taken off their logits before."""
-    items_N: Tensor
-    """Of each item, as of ``Interactions.first_times``."""
-    nodes: Sequence[Tensor]
-    """Of each level, the first of the items below each node."""
-    time_S: Tensor
-    """When what follows each state was."""
-
-    def of_items(self, states: Tensor, items: Tensor) -> Tensor:
-        """What is added to the logits of items at states; shapes broadcast."""
-        return (self.items_N[items] > self.time_S[states]) * -self.discount
-
-    def of_nodes(self, level: int, states: Tensor, nodes: Tensor) -> Tensor:
-        """What is added to the logits of nodes of depth ``level`` + 1 at states; shapes broadcast."""
-        return (self.nodes[level][nodes] > self.time_S[states]) * -self.discount
 
 
 class TreeSoftmax(nn.Module):
@@ -220,27 +196,19 @@ class TreeSoftmax(nn.Module):
         cosines_XC[beam_U[owner_E], place_E] = cosine_E
         return cosines_XC.view(*nodes_BM.shape, num_children)
 
-    def beginnings(self, discount: float, first_N: Tensor, time_S: Tensor) -> Beginnings:
-        """Of the times of the first events of all items, and when what follows each state was."""
-        nodes = [
-            torch.full((self.trie.num_nodes(level + 1),), NEVER).scatter_reduce(0, path_N.long(), first_N, "amin")
-            for level, path_N in enumerate(self.trie.paths_NL.T)
-        ]
-        return Beginnings(discount, first_N, nodes, time_S)
-
     def path_log_probs(
         self,
         states_SD: Tensor,
         state_P: Tensor,
         items_P: Tensor,
         bonuses: Sequence[Tensor] | None = None,
-        beginnings: Beginnings | None = None,
+        future: Future | None = None,
     ) -> Tensor:
         """Log-probability [P] of item ``items_P`` given state ``state_P`` (an index into S), summed over levels.
 
-        ``bonuses`` are added to the logits of each level, [S, nodes of depth level + 1].
+        ``bonuses`` are added to the logits of each level, [S, nodes of depth level + 1], and what ``future`` says.
         """
-        return self._along_paths(states_SD, state_P, items_P, bonuses, beginnings, None)[0]
+        return self._along_paths(states_SD, state_P, items_P, bonuses, future, None)[0]
 
     def distilled(  # noqa: PLR0917  # parts that the network has at hand
         self,
@@ -249,7 +217,7 @@ class TreeSoftmax(nn.Module):
         items_P: Tensor,
         teacher_SN: Tensor,
         bonuses: Sequence[Tensor] | None = None,
-        beginnings: Beginnings | None = None,
+        future: Future | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``path_log_probs``, and for each pair how well the softmaxes on its path agree with a teacher's [P].
 
@@ -259,10 +227,9 @@ class TreeSoftmax(nn.Module):
         """
         kept_s, state_P = torch.unique(state_P, return_inverse=True)
         bonuses = None if bonuses is None else [bonus_SG[kept_s] for bonus_SG in bonuses]
-        if beginnings is not None:
-            beginnings = dataclasses.replace(beginnings, time_S=beginnings.time_S[kept_s])
+        future = None if future is None else future.take(kept_s)
         taught_sN = teacher_SN[kept_s].index_select(1, self.trie.items).exp_().cumsum_(1)
-        return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, beginnings, taught_sN)
+        return self._along_paths(states_SD[kept_s], state_P, items_P, bonuses, future, taught_sN)
 
     def _along_paths(  # noqa: PLR0917  # the sum of both above
         self,
@@ -270,7 +237,7 @@ class TreeSoftmax(nn.Module):
         state_P: Tensor,
         items_P: Tensor,
         bonuses: Sequence[Tensor] | None,
-        beginnings: Beginnings | None,
+        future: Future | None,
         summed_SN: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         total_P = torch.zeros(len(items_P), device=states_SD.device)
@@ -282,7 +249,7 @@ class TreeSoftmax(nn.Module):
             # An only child has probability 1, and there teacher and tree agree.
             pair_Q = self._branches(level, parent_P).nonzero().squeeze(1)
             found_Q, same_Q = self._level_log_probs(
-                level, states_SD, state_P[pair_Q], parent_P[pair_Q], child_P[pair_Q], bonus_SG, beginnings, summed_SN
+                level, states_SD, state_P[pair_Q], parent_P[pair_Q], child_P[pair_Q], bonus_SG, future, summed_SN
             )
             total_P, agreed_P = total_P.index_add(0, pair_Q, found_Q), agreed_P.index_add(0, pair_Q, same_Q)
             parent_P = child_P
@@ -296,7 +263,7 @@ class TreeSoftmax(nn.Module):
         parent_P: Tensor,
         child_P: Tensor,
         bonus_SG: Tensor | None,
-        beginnings: Beginnings | None,
+        future: Future | None,
         summed_SN: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Each pair's log-probability of its child, and the agreement of its parent's softmax with a teacher.
@@ -313,8 +280,8 @@ class TreeSoftmax(nn.Module):
             logits_UC = (query_UD @ units_CD.T).float() * scale
             logits_UC = logits_UC if bonus_SG is None else logits_UC + bonus_SG[state_U]
             every_C = torch.arange(logits_UC.shape[1], device=states_SD.device)
-            if beginnings is not None:
-                logits_UC = logits_UC + beginnings.of_nodes(0, state_U[:, None], every_C)
+            if future is not None:
+                logits_UC = logits_UC + future.of_nodes(0, state_U[:, None], every_C)
             log_probs_UC = logits_UC.log_softmax(-1)
             agreed_U = torch.zeros(len(key_U), device=states_SD.device)
             if summed_SN is not None:
@@ -323,8 +290,8 @@ class TreeSoftmax(nn.Module):
         start_U, owner_E, child_E = self._children(level, parent_U)
         logits_E = self._child_cosines(level, query_UD, parent_U, start_U, owner_E, child_E).float() * scale
         logits_E = logits_E if bonus_SG is None else logits_E + bonus_SG[state_U[owner_E], child_E]
-        if beginnings is not None:
-            logits_E = logits_E + beginnings.of_nodes(level, state_U[owner_E], child_E)
+        if future is not None:
+            logits_E = logits_E + future.of_nodes(level, state_U[owner_E], child_E)
         most_U = torch.full((len(key_U),), -torch.inf).scatter_reduce(0, owner_E, logits_E.detach(), "amax")
         sum_U = torch.zeros(len(key_U)).index_add(0, owner_E, (logits_E - most_U[owner_E]).exp())
         place_P = start_U[pair_P] + child_P - self.trie.child_offsets[level][parent_P]

@@ -30,6 +30,7 @@ from tesserec.data.batches import (
     training_windows,
     windows_of,
 )
+from tesserec.decoding.beginnings import Beginnings
 from tesserec.decoding.frontier import Generation
 from tesserec.decoding.top_k import MAX_SCORES, top_k
 from tesserec.decoding.tree_softmax import NodeRows
@@ -165,7 +166,8 @@ class Mosaic:
         windows = training_windows(self._read(history_of(train)), self.max_length)
         events = train.positives()
         sampler = NegativeSampler(events.item_counts(), self._num_negatives(network.num_items))
-        first_N = events.first_times()
+        discounts = self.heads.future_discount is not None
+        beginnings = Beginnings.of(events.first_times(), network.tree.trie) if discounts else None
         size = self.training.batch_size
 
         def validate() -> float:
@@ -177,7 +179,7 @@ class Mosaic:
             network,
             lambda generator: (b for b in shuffled_batches(windows, size, generator) if len(next_step_labels(b)[0])),
             -(-len(windows) // size),
-            lambda batch: network.loss(batch, self.heads, sampler, first_N),
+            lambda batch: network.loss(batch, self.heads, sampler, beginnings),
             None if context.validation is None else validate,
             settings_of(self) | {"windows": len(windows), "items": network.num_items},
             lambda batch: batch.items_BT.numel(),

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tesserec.config import Field, component
 from tesserec.data.batches import Windows, next_step_labels, step_starts
 from tesserec.decoding.beam_search import beam_search, beams_to_items
+from tesserec.decoding.beginnings import Beginnings, Future
 from tesserec.decoding.frontier import Generation
-from tesserec.decoding.tree_softmax import Beginnings, NodeRows, TreeSoftmax
+from tesserec.decoding.tree_softmax import NodeRows, TreeSoftmax
 from tesserec.decoding.trie import Trie
 from tesserec.decoding.trie_mask import TrieMask
 from tesserec.nn.growth import load_grown
@@ -170,32 +171,35 @@ class MosaicNetwork(KeepsVectors):
         ]
         return Encoded(states_SD, self.repeats(0, strengths, None, self.num_items, states_SD), levels)
 
-    def loss(self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler, first_N: Tensor) -> Tensor:
+    def loss(
+        self, windows: Windows, heads: HeadsConfig, sampler: NegativeSampler, beginnings: Beginnings | None = None
+    ) -> Tensor:
         """Dense cross-entropy plus the weighted generative one; the targets of one step share a weight of 1.
 
-        ``first_N``: when each item had its first event, see ``Interactions.first_times``.
+        ``beginnings`` are those of the log, for ``heads.future_discount``.
         """
         positions_P, targets_P = next_step_labels(windows)
         position_S, state_P = torch.unique(positions_P, return_inverse=True)
         encoded = self.encode(windows, position_S)
         weight_P = 1 / torch.bincount(state_P).float()[state_P]
-        begun: Beginnings | None = None
-        if heads.future_discount is not None:
-            time_S = times_after(windows, position_S).scatter_reduce(0, state_P, first_N[targets_P], "amax")
-            begun = self.tree.beginnings(heads.future_discount, first_N, time_S)
+        future: Future | None = None
+        if beginnings is not None and heads.future_discount is not None:
+            # A basket may last: no target is of its own future.
+            first_P = beginnings.items_N[targets_P]
+            time_S = times_after(windows, position_S).scatter_reduce(0, state_P, first_P, "amax")
+            future = Future(beginnings, time_S, heads.future_discount)
         query_SD = F.normalize(encoded.states_SD, dim=-1) * self.log_scale.exp()
         teacher_SN: Tensor | None = None
         if sampler.num_negatives is None:
             bonus_SN = encoded.bonus_SN
-            if begun is not None:
-                every_S1, every_N = torch.arange(len(position_S))[:, None], torch.arange(self.num_items)
-                later_SN = begun.of_items(every_S1, every_N)
+            if future is not None:
+                later_SN = future.of_items(torch.arange(len(position_S))[:, None], torch.arange(self.num_items))
                 bonus_SN = later_SN if bonus_SN is None else bonus_SN + later_SN
             log_probs_SN = catalog_log_probs(query_SD, self.all_units(), bonus_SN)
             dense = -(log_probs_SN[state_P, targets_P] * weight_P).sum() / weight_P.sum()
             teacher_SN = log_probs_SN.detach() if heads.distillation else None
         else:
-            later = None if begun is None else partial(begun.of_items, state_P[:, None])
+            later = None if future is None else partial(future.of_items, state_P[:, None])
             dense = sampled_softmax_loss(query_SD, self.units, state_P, targets_P, sampler, weight_P, later)
         dense = dense + self.items.alignment(targets_P)
         if not heads.generative_weight:
@@ -203,9 +207,9 @@ class MosaicNetwork(KeepsVectors):
         drawn_P = torch.randperm(len(targets_P))[: heads.max_pairs]
         pairs = encoded.states_SD, state_P[drawn_P], targets_P[drawn_P]
         if teacher_SN is None:
-            gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses, begun)
+            gain_P = self.tree.path_log_probs(*pairs, encoded.level_bonuses, future)
         else:
-            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN, encoded.level_bonuses, begun)
+            hard_P, soft_P = self.tree.distilled(*pairs, teacher_SN, encoded.level_bonuses, future)
             gain_P = (1 - heads.distillation) * hard_P + heads.distillation * soft_P
         generative = -(gain_P * weight_P[drawn_P]).sum() / weight_P[drawn_P].sum()
         return dense + heads.generative_weight * generative
