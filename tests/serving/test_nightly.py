@@ -99,9 +99,10 @@ def test_what_came_since_is_fitted_and_live(home: tuple[Path, Versions, SQLiteSt
 def test_everything_anew(home: tuple[Path, Versions, SQLiteStore]) -> None:
     _, versions, store = home
     full = dataclasses.replace(LENIENT, full=True)
-    first = nightly(versions, store, config=full)
-    assert first.version is not None
-    before, after = (Bundle.open(versions.path(v)).manifest for v in versions.ids())
+    (old,) = versions.ids()
+    new = nightly(versions, store, config=full).version
+    assert new is not None
+    before, after = (Bundle.open(versions.path(v)).manifest for v in (old, new))
     assert after.num_events == before.num_events + 96
     assert after.recipe["split"].get("t1") is None
 

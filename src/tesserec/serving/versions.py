@@ -84,7 +84,7 @@ class Versions:
                 self._recover()
 
     def ids(self) -> list[str]:
-        """All versions, oldest first."""
+        """All versions, oldest first; those made within one second in no particular order."""
         return sorted(path.name for path in self._bundles.iterdir() if _NAME.fullmatch(path.name))
 
     def path(self, version: str) -> Path:
