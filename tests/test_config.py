@@ -55,6 +55,22 @@ class Outer:
         self.fitted = 1
 
 
+@component
+class Shape:
+    """A component with more than one setting."""
+
+    width: int = 8
+    depth: int = 1
+
+
+@component
+class Shaped:
+    """A component that wants another shape than most."""
+
+    shape: Shape = dataclasses.field(default_factory=lambda: Shape(depth=9))
+    other: Shape | None = None
+
+
 @pytest.fixture(autouse=True)
 def _in_tesserec(monkeypatch: pytest.MonkeyPatch) -> None:
     """The components above under a ``tesserec.`` path, the only ones that a recipe may name."""
@@ -85,6 +101,11 @@ def test_build_fills_nested_tables_and_components() -> None:
         2, (1.0, 2.0), Path("a/b"), Inner(1.0), Inner(0.25), (Inner(0.5), Inner(0.75)), {"user_id": "customer"}
     )
     assert built.fitted == 1
+
+
+def test_a_nested_table_starts_from_what_its_field_is_by_default() -> None:
+    built = build(Shaped, {"shape": {"width": 4}, "other": {"width": 4}}, "retriever")
+    assert (built.shape, built.other) == (Shape(4, 9), Shape(4, 1))
 
 
 @pytest.mark.parametrize(

@@ -74,19 +74,20 @@ def import_class(dotted: str, where: str = "class") -> type[Any]:
         raise RecipeError(f'{where} = "{dotted}": {module_name} has no {name}{did_you_mean(name, public)}') from None
 
 
-def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+def build(cls: type[T], table: Mapping[str, Any], where: str, default: T | None = None) -> T:
     """An instance of ``cls`` from a TOML table; ``where`` is the table's dotted name, for messages.
 
-    A sub-table fills a nested dataclass, and a sub-table with a ``class`` key builds the component it names. Raises
+    A sub-table changes what it names of a nested dataclass, from what that is by default; a sub-table with a ``class``
+    key builds the component it names. What the table leaves out is as in ``default``, if there is one. Raises
     ``RecipeError`` for unknown keys (with the nearest known one) and values of the wrong type or range.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # components are dataclasses
     hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if default is None else {name: getattr(default, name) for name in fields}
     for key, value in table.items():
         if key not in fields:
             raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{did_you_mean(key, list(fields))}")
-        values[key] = _value(hints[key], value, f"{where}.{key}")
+        values[key] = _value(hints[key], value, f"{where}.{key}", _default(fields[key]))
     try:
         return cls(**values)
     except pydantic.ValidationError as error:
@@ -116,16 +117,23 @@ def _explained(error: pydantic.ValidationError, where: str) -> str:
     return f"{name} = {first['input']!r}: {first['msg']}"
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a setting is where nothing is said; None where there is no default."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
     if not isinstance(value, Mapping):
         if isinstance(value, list) and value and all(isinstance(v, Mapping) and "class" in v for v in value):
-            return tuple(_value(None, v, f"{where}[{i}]") for i, v in enumerate(value))
+            return tuple(build_component(v, f"{where}[{i}]") for i, v in enumerate(value))
         return value
     if "class" in value:
         return build_component(value, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     nested = [o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)]
-    return build(nested[0], value, where) if nested else dict(value)
+    return build(nested[0], value, where, default) if nested else dict(value)
 
 
 def settings_of(component: Any) -> dict[str, Any]:
