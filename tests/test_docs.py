@@ -57,6 +57,8 @@ def root(tmp_path):
         old
         <!-- end quickstart -->
         between
+        <!-- begin accuracy: written by `make docs` -->
+        <!-- end accuracy -->
         <!-- begin demo: written by `make docs` -->
         <!-- end demo -->
         the end

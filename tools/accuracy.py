@@ -22,6 +22,7 @@ __all__ = [
     "Accuracy",
     "average",
     "groups",
+    "headline",
     "interval",
     "listed",
     "missing",
@@ -175,7 +176,34 @@ def written(root: Path, found: Accuracy) -> tuple[dict[Path, str], list[Path]]:
     return wanted, [path for path in there if path not in wanted]
 
 
-# The section
+# The section of the README
+
+HEADLINE_DATASETS = ("beauty", "toys", "sports")
+HEADLINE_METHODS = (OURS, "mosaic_generative", "sasrec", "hstu", "cooccurrence", "tiger")
+
+
+def headline(found: Accuracy, datasets: Sequence[str] = HEADLINE_DATASETS) -> str:
+    """NDCG@10 by ``last_out`` of a few methods and of what was published: a row each, two columns a data set."""
+    rows = []
+    for method in HEADLINE_METHODS:
+        values = [
+            found.figure(dataset, "last_out", method, "ndcg10", refit)
+            for dataset in datasets
+            for refit in ("", "refit")
+        ]
+        if any(values):
+            rows.append([f"`{method}`", *("" if value is None else f"{value['value']:.4f}" for value in values)])
+    if not rows:
+        return NO_RUNS
+    for paper in found.published:
+        printed = [paper.get(dataset) for dataset in datasets]
+        rows.append([paper["name"], *(cell for one in printed for cell in (f"{one['ndcg10']:.4f}" if one else "", ""))])
+    columns = [f"{name.title()}{refit}" for name in datasets for refit in ("", ", refit")]
+    head = [f"| NDCG@10 | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+# The section of the results
 
 
 def section(found: Accuracy) -> list[str]:

@@ -120,7 +120,11 @@ def pages(root: Path) -> tuple[dict[Path, str], list[Path]]:
     figures, left_over = accuracy.written(root, judged)
     more, more_left_over = semantic_ids.written(root, tokenizers)
     results |= {name: dict(figure) for name, figure in tokenizers.judged.figures.items() if name.startswith("claims.")}
-    sections = {"quickstart": quickstart_section(root), "demo": demo_section(results)}
+    sections = {
+        "accuracy": accuracy.headline(judged),
+        "demo": demo_section(results),
+        "quickstart": quickstart_section(root),
+    }
     return {
         **figures,
         **more,

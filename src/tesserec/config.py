@@ -17,6 +17,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
+import pydantic_core
 
 from tesserec.errors import RecipeError
 
@@ -87,7 +88,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, default: T | None 
     for key, value in table.items():
         if key not in fields:
             raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{did_you_mean(key, list(fields))}")
-        values[key] = _value(hints[key], value, f"{where}.{key}", _default(fields[key]))
+        values[key] = _value(hints[key], value, f"{where}.{key}", _default(cls, key))
     try:
         return cls(**values)
     except pydantic.ValidationError as error:
@@ -117,11 +118,10 @@ def _explained(error: pydantic.ValidationError, where: str) -> str:
     return f"{name} = {first['input']!r}: {first['msg']}"
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    """What a setting is where nothing is said; None where there is no default."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+def _default(cls: type[Any], name: str) -> Any:
+    """What a setting of a component is where nothing is said; None where it has to be given."""
+    value = cls.__pydantic_fields__[name].get_default(call_default_factory=True)
+    return None if value is pydantic_core.PydanticUndefined else value
 
 
 def _value(hint: Any, value: Any, where: str, default: Any) -> Any:

@@ -46,6 +46,7 @@ def repository(root):
         (
             "README.md",
             "<!-- begin quickstart: written by `make docs` -->\n<!-- end quickstart -->\n"
+            "<!-- begin accuracy: written by `make docs` -->\n<!-- end accuracy -->\n"
             "<!-- begin demo: written by `make docs` -->\n<!-- end demo -->\n",
         ),
     ):
@@ -287,6 +288,19 @@ def test_what_has_no_run_behind_it_any_more_is_stale_and_deleted(tmp_path, capsy
     assert not list((tmp_path / "docs").glob("*.svg"))
     assert not (tmp_path / accuracy.FIGURES_FILE).exists()
     assert accuracy.NO_RUNS in (tmp_path / "docs" / "results.md").read_text()
+
+
+def test_the_headline_has_both_columns_and_what_was_published(found):
+    value = found.figures["accuracy.shop.last_out.mosaic.ndcg10"]["value"]
+    refit = found.figures["accuracy.shop.last_out.mosaic.ndcg10.refit"]["value"]
+    assert accuracy.headline(found, ["shop"]).splitlines() == [
+        "| NDCG@10 | Shop | Shop, refit |",
+        "|---|--:|--:|",
+        f"| `mosaic` | {value:.4f} | {refit:.4f} |",
+        "| A, paper | 0.0384 |  |",
+        "| B, paper | 0.0464 |  |",
+    ]
+    assert accuracy.headline(found) == accuracy.NO_RUNS
 
 
 def test_ranks_that_do_not_fit_are_named(tmp_path, capsys):

@@ -77,6 +77,7 @@ def repository(root):
         (
             "README.md",
             "<!-- begin quickstart: written by `make docs` -->\n<!-- end quickstart -->\n"
+            "<!-- begin accuracy: written by `make docs` -->\n<!-- end accuracy -->\n"
             "<!-- begin demo: written by `make docs` -->\n<!-- end demo -->\n",
         ),
     ):
