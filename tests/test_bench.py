@@ -58,8 +58,6 @@ training = { epochs = 2 }
 answer = "generative"
 [views.mosaic_dense]
 answer = "dense"
-[oracle]
-note = "free"
 """,
     "broken": """
 [embedder]
@@ -489,6 +487,12 @@ def test_a_suite_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str, m
         ("[tuned.shop.retreiver]", r"tuned\.shop\.retreiver is not .* did you mean retriever\?"),
         ('[tuned."shop.lastout"]', r"tuned\.shop\.lastout: no protocol lastout; did you mean last_out\?"),
         ('[tuned."*.last*outs"]', r"no protocol last\*outs"),
+        (
+            "[tuned.shop.last_out.retriever]",
+            r"tuned\.shop\.last_out is not .*: a data set and a protocol are one quoted key",
+        ),
+        ('[tuned.shop.fit]\ndevice = "cuda"', r"tuned\.shop\.fit\.device is not .*; known: num_threads"),
+        ("[refit.fit]\nrefit = true", r"refit\.fit\.refit is not .*; known: num_threads"),
         ("[views.mosaic]\nwindow_days = 3.0", r"\[views\.mosaic\] needs another name"),
         ("[views.mosaic_dense]\nwindow_days = 3.0", r"both have \[views\.mosaic_dense\]: rename one of them"),
         ("[views.x]\nwindow_day = 3.0", r"\[views\.x\]: retriever\.window_day is not a setting of Popularity; did"),
@@ -530,6 +534,10 @@ def test_a_suite_without_grid_or_matching_run(tmp_path: Path) -> None:
         suite_in(tmp_path, SUITE[: SUITE.index("[[grid]]")])
     with pytest.raises(RecipeError, match=r"has no run shop\.x\*: names are like"):
         suite_in(tmp_path).runs(["shop.x*"])
+    with pytest.raises(RecipeError, match=r"has no run shop\.x\*: names are like"):
+        suite_in(tmp_path).runs(["*", "shop.x*"])
+    with pytest.raises(RecipeError, match="mosaic_dense is reported with mosaic, so name that"):
+        suite_in(tmp_path).runs(["shop.last_out.mosaic_dense.seed0"])
 
 
 NEWCOMER = """

@@ -69,6 +69,14 @@ class Shaped:
 
     shape: Shape = dataclasses.field(default_factory=lambda: Shape(depth=9))
     other: Shape | None = None
+    either: Inner | Shape = dataclasses.field(default_factory=lambda: Shape(depth=7))
+
+
+@component
+class Holder:
+    """A component whose part has a part of its own."""
+
+    shaped: Shaped = dataclasses.field(default_factory=lambda: Shaped(Shape(2, 3)))
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +112,9 @@ def test_build_fills_nested_tables_and_components() -> None:
 
 
 def test_a_nested_table_starts_from_what_its_field_is_by_default() -> None:
-    built = build(Shaped, {"shape": {"width": 4}, "other": {"width": 4}}, "retriever")
-    assert (built.shape, built.other) == (Shape(4, 9), Shape(4, 1))
+    built = build(Shaped, {"shape": {"width": 4}, "other": {"width": 4}, "either": {"width": 4}}, "retriever")
+    assert built == Shaped(Shape(4, 9), Shape(4, 1), Shape(4, 7))
+    assert build(Holder, {"shaped": {"shape": {"width": 5}}}, "retriever") == Holder(Shaped(Shape(5, 3)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 import shop
 from benchmarks.accuracy import tune
+from tesserec.bench_suite import read_suite
 from tesserec.errors import RecipeError
 
 SUITE = """
@@ -68,7 +69,7 @@ def test_a_search_starts_with_the_settings_as_they_are_and_goes_on(
     assert search(place, first["cpu_s"]) == lines, "the budget was spent before"
     assert list(lines[1]["settings"]) == ["retriever.window", "retriever.popularity.window_days"]
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith(('[tuned."shop.last_out"]', "retriever.popularity.window_days = "))
+    assert out.splitlines()[-1].startswith(("# the method's own settings", "retriever.popularity.window_days = "))
     assert "2 trials" in out
     other = search(place, 0, "--seed", "1")
     assert [line["trial"] for line in other] == [0, 1, 0], "another seed is another search"
@@ -100,9 +101,20 @@ def test_values_are_drawn_from_lists_and_ranges() -> None:
         tune.drawn({"x": {"low": 1}}, generator)
 
 
-def test_a_method_without_a_search_and_a_data_set_that_is_not_there(place: Path) -> None:
-    with pytest.raises(RecipeError, match=r"'shp' is not a data set of this suite; did you mean shop\?"):
-        search(place, 0, "--dataset", "shp")
+def test_a_method_without_a_search_and_a_data_set_that_is_not_there(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["cooccurrence", "--cpu-seconds", "0", "--suite", str(place / "suite.toml"), "--dataset"]
+    assert tune.main([*given, "shp"]) == 1
+    assert "'shp' is not a data set of this suite; did you mean shop?" in capsys.readouterr().err
     (place / "methods" / "cooccurrence.toml").write_text(METHOD.split("[search]", maxsplit=1)[0])
-    with pytest.raises(RecipeError, match=r"cooccurrence has no \[search\] table"):
-        search(place, 0)
+    assert tune.main([*given, "shop"]) == 1
+    assert "cooccurrence has no [search] table: say which settings may vary" in capsys.readouterr().err
+
+
+def test_the_best_settings_are_lines_of_the_method_file(place: Path) -> None:
+    run = read_suite(place / "suite.toml").run("shop", "last_out", "cooccurrence")
+    assert tune.as_toml(run, {"ndcg10": 0.25, "settings": {"retriever.window": 3}}).splitlines() == [
+        '[tuned."shop.last_out"]  # validation NDCG@10 0.2500',
+        "retriever.window = 3",
+    ]

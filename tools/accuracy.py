@@ -100,8 +100,10 @@ class Accuracy:
     published: Sequence[Mapping[str, Any]]
     grid: Sequence[Mapping[str, Any]]
     """The ``[[grid]]`` tables of the suite."""
-    searched: frozenset[str] = frozenset()
-    """The methods with a log of trials."""
+    searched: frozenset[tuple[str, str, str]] = frozenset()
+    """Data set, protocol and method of each log of trials."""
+    outdated: frozenset[str] = frozenset()
+    """The runs whose settings are no longer those of the suite."""
     area: str = "accuracy"
     """First part of the names of the figures."""
 
@@ -155,7 +157,20 @@ def read(root: Path) -> Accuracy:
         {line["figure"]: line for line in lines},
         toml_of(root / "benchmarks" / "accuracy" / "published.toml").get("method", []),
         toml_of(root / "benchmarks" / "accuracy" / "suite.toml").get("grid", []),
-        frozenset(path.stem.split(".")[2] for path in root.glob(TRIALS)),
+        frozenset((parts[0], parts[1], parts[2]) for path in root.glob(TRIALS) for parts in [path.stem.split(".")]),
+        _outdated(root / "benchmarks" / "accuracy" / "suite.toml", runs),
+    )
+
+
+def _outdated(path: Path, runs: Sequence[Run]) -> frozenset[str]:
+    """The runs of the suite at ``path`` that were done with other settings than it has now."""
+    if not path.exists() or "datasets" not in toml_of(path):
+        return frozenset()
+    from tesserec.bench_suite import read_suite
+
+    digests = {run.name: run.digest for run in read_suite(path).runs()}
+    return frozenset(
+        run["run"] for run in runs if digests.get(run["run"], run["recipe_digest"]) != run["recipe_digest"]
     )
 
 
@@ -226,7 +241,7 @@ def section(found: Accuracy) -> list[str]:
         lines += _published(found, dataset, protocol) + _parts(found, dataset, protocol)
         lines += _shuffled(found, dataset, protocol)
         lines += ["", _winners(found, dataset, protocol), *missing(found, dataset, protocol)]
-        lines += _untuned(found, dataset, protocol)
+        lines += _settings(found, dataset, protocol)
     lines += unstarted(found)
     quick = found.figures.get("accuracy.beauty.minutes_to_tiger")
     accuracy = found.figure("beauty", "last_out", QUICK, "ndcg10")
@@ -439,13 +454,22 @@ def missing(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     return ["", f"Not run: {'; '.join(names)}."]
 
 
-def _untuned(found: Accuracy, dataset: str, protocol: str) -> list[str]:
-    """A sentence on the methods of a table whose settings nobody searched for."""
-    ran = {run["method"] for run in found.runs_of(dataset, protocol)}
-    names = sorted(name for name in ran - found.searched if LEFT_OUT not in name)
-    if not names:
-        return []
-    return ["", f"Not tuned, at the settings of the method's file: {listed([f'`{name}`' for name in names])}."]
+def _settings(found: Accuracy, dataset: str, protocol: str) -> list[str]:
+    """Sentences on where the settings of a table's methods come from, and on runs with others than those of today."""
+    runs = found.runs_of(dataset, protocol)
+    ran = {run["method"] for run in runs if LEFT_OUT not in run["method"]}
+    searched = {name for cell in found.searched if cell[:2] == (dataset, runs[0]["protocol"]) for name in cell[2:]}
+    elsewhere = {cell[2] for cell in found.searched} - searched
+    parts = [
+        ("Searched on other data only", ran & elsewhere),
+        ("Not searched, at settings chosen by hand", ran - searched - elsewhere),
+    ]
+    told = [f"{words}: {listed([f'`{name}`' for name in sorted(names)])}." for words, names in parts if names]
+    lines = ["", " ".join(told)] if told else []
+    older = sorted(run["run"] for run in runs if run["run"] in found.outdated)
+    return lines + (
+        ["", f"Measured with earlier settings: {listed([f'`{name}`' for name in older])}."] if older else []
+    )
 
 
 def unstarted(found: Accuracy) -> list[str]:

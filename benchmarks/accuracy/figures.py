@@ -365,7 +365,9 @@ def cost_lines(prefix: str, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
             Estimate(sum(seconds) / len(seconds), min(seconds), max(seconds)),
             unit="s",
             n=len(own),
-            protocol="CPU seconds of the fit, all threads, embeddings and codes included; mean and range of n seeds",
+            protocol="CPU seconds of the fit, all threads, "
+            + ("after the plain fit it goes on from" if refit else "embeddings and codes included")
+            + "; mean and range of n seeds",
             runs=own,
         )
 

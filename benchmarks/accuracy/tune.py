@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Mapping
 from functools import reduce
@@ -24,7 +25,7 @@ from tesserec.bench import read_dataset
 from tesserec.bench_suite import Run, Suite, merged, read_suite
 from tesserec.bundle import Content, data_digest
 from tesserec.data.splits import Split, split
-from tesserec.errors import RecipeError
+from tesserec.errors import RecipeError, TesserecError
 from tesserec.evaluation.evaluate import ask
 from tesserec.evaluation.metrics import ndcg, rank_relevant, recall
 from tesserec.pipeline import fit_context, make_content, training_block
@@ -52,10 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--suite", type=Path, default=SUITE)
     parser.add_argument("--results", type=Path, default=RESULTS / "tuning", help="folder of the lines")
     given = parser.parse_args(arguments)
-    suite = read_suite(given.suite, given.data)
-    run = suite.run(given.dataset, given.protocol, given.method, seed=given.seed)
-    search = Search(suite, run, given.results / f"{run.dataset}.{run.protocol}.{run.method}.jsonl")
-    trials = search.go_on(given.cpu_seconds, given.trials)
+    try:
+        suite = read_suite(given.suite, given.data)
+        run = suite.run(given.dataset, given.protocol, given.method, seed=given.seed)
+        search = Search(suite, run, given.results / f"{run.dataset}.{run.protocol}.{run.method}.jsonl")
+        trials = search.go_on(given.cpu_seconds, given.trials)
+    except TesserecError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"{len(trials)} trials, {sum(trial['cpu_s'] for trial in trials):,.0f} CPU seconds")
     print(as_toml(run, max(trials, key=lambda trial: trial["ndcg10"])))
     return 0
@@ -156,7 +161,9 @@ def judged(
 
 
 def as_toml(run: Run, trial: Mapping[str, Any]) -> str:
-    """The settings of a trial as lines of the method file."""
+    """The settings of a trial as lines of the method file; a comment where they are the method's own."""
+    if not trial["settings"]:
+        return f"# the method's own settings are the best: validation NDCG@10 {trial['ndcg10']:.4f}"
     lines = [f'[tuned."{run.dataset}.{run.protocol}"]  # validation NDCG@10 {trial["ndcg10"]:.4f}']
     return "\n".join([*lines, *(f"{path} = {json.dumps(value)}" for path, value in trial["settings"].items())])
 

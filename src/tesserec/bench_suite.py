@@ -9,11 +9,12 @@ A method file, ``methods/NAME.toml``, is a recipe without data and split: adding
     base = "NAME"              another method, of which this file says only what differs; not its views and search
     [embedder] [semantic_ids] [retriever]  [fit] num_threads           as in a recipe
     [views.NAME]               reported too, from the same fitted state: settings of the retriever that are replaced
-    [refit.retriever]          what differs in the fit on train + validation; [refit.fit] likewise
+    [refit.retriever]          what differs in the fit on train + validation, which goes on from the plain fit;
+                               [refit.fit] likewise
     [tuned.DATASET.retriever]  what differs for a data set, or for one protocol of it: [tuned."DATASET.PROTOCOL"…];
-                               either may be a pattern, [tuned."*.last_out"…]; a later one has the last word
+                               either may be a pattern, [tuned."*.last_out"…]; a later table has the last word, and
+                               [refit] over all of them
     [search]                   what ``benchmarks.accuracy.tune`` may vary
-    [oracle]                   notes
 
 Tables are merged key by key, but a table with another ``class`` replaces the one below it altogether.
 """
@@ -43,10 +44,13 @@ Table = Mapping[str, Any]
 
 RECIPE = ("embedder", "semantic_ids", "retriever", "fit")
 """Tables of a recipe that a method file has."""
-NOTES = ("views", "refit", "tuned", "search", "oracle")
+NOTES = ("views", "refit", "tuned", "search")
 """What else it has."""
 INHERITED = (*RECIPE, "refit", "tuned")
 """What it has from its base."""
+FIT = ("num_threads",)
+"""What it has to say of ``[fit]``."""
+_PROTOCOL_APART = ': a data set and a protocol are one quoted key, [tuned."beauty.last_out".retriever]'
 NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -162,10 +166,22 @@ class Suite:
                     if drawn or seed == grid.seeds[0]:
                         run = self.run(dataset, protocol, method, seed=seed, refit=refit)
                         found.setdefault(run.name, run)
-        if not found:
-            raise RecipeError(f"{self.path} has no run {' or '.join(only)}: names are like beauty.last_out.ease.seed0")
+        for glob in only or ("*",):
+            if not any(fnmatchcase(name, glob) for name in found):
+                raise RecipeError(f"{self.path} has no run {glob}{self._nearest(glob)}")
         _check_views(found.values())
         return list(found.values())
+
+    def _nearest(self, glob: str) -> str:
+        """The end of the error for a name that matches nothing."""
+        first = self.grids[0]
+        methods = sorted({name for grid in self.grids for name in grid.methods})
+        for method in methods:
+            for view in self.method(method).get("views", {}):
+                if f".{view}." in f"{glob}.":
+                    return f": {view} is reported with {method}, so name that"
+        start = f"{first.datasets[0]}.{first.protocols[0]}.{first.methods[0]}"
+        return f": names are like {_name(start, first.seeds[0], first.refit[0])}; --list shows them all"
 
     def run(self, dataset: str, protocol: str, method: str, *, seed: int = 0, refit: bool = False) -> Run:
         """One run, whether a grid has it or not; raises ``RecipeError`` for what does not exist or is out of range."""
@@ -193,10 +209,13 @@ class Suite:
             if "base" in base:
                 raise RecipeError(f"base is a method that has a base itself, {base['base']!r}: name that one")
             table = merged({key: base[key] for key in INHERITED if key in base}, table)
-        _check_keys(_part(table, "fit"), ("num_threads",), "fit.")
+        _check_keys(_part(table, "fit"), FIT, "fit.")
         _check_keys(_part(table, "refit"), ("retriever", "fit"), "refit.")
+        _check_keys(table.get("refit", {}).get("fit", {}), FIT, "refit.fit.")
         for key, tuned in _part(table, "tuned").items():
-            _check_keys(tuned, RECIPE, f"tuned.{key}.")
+            _check_table(tuned, f"tuned.{key}")
+            _check_keys(tuned, RECIPE, f"tuned.{key}.", _PROTOCOL_APART if {*tuned} & {*get_args(Protocol)} else "")
+            _check_keys(tuned.get("fit", {}), FIT, f"tuned.{key}.fit.")
             protocol = key.partition(".")[2]
             if protocol and not any(fnmatchcase(known, protocol) for known in get_args(Protocol)):
                 raise RecipeError(f"tuned.{key}: no protocol {protocol}{did_you_mean(protocol, [*get_args(Protocol)])}")
@@ -294,11 +313,12 @@ def _check_table(table: Any, where: str) -> None:
         raise RecipeError(f"{where} = {table!r}: expected a table, [{where}]")
 
 
-def _check_keys(table: Any, known: Sequence[str], where: str = "") -> None:
+def _check_keys(table: Any, known: Sequence[str], where: str = "", remedy: str = "") -> None:
     _check_table(table, where.removesuffix("."))
     for key in table:
         if key not in known:
-            raise RecipeError(f"{where}{key} is not a table or setting here{did_you_mean(key, list(known))}")
+            hint = remedy or did_you_mean(key, list(known))
+            raise RecipeError(f"{where}{key} is not a table or setting here{hint}")
 
 
 def _check_known(names: Sequence[str], known: list[str], where: str, what: str) -> None:

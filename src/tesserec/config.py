@@ -88,7 +88,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, default: T | None 
     for key, value in table.items():
         if key not in fields:
             raise RecipeError(f"{where}.{key} is not a setting of {cls.__name__}{did_you_mean(key, list(fields))}")
-        values[key] = _value(hints[key], value, f"{where}.{key}", _default(cls, key))
+        below = _default(cls, key) if default is None else getattr(default, key)
+        values[key] = _value(hints[key], value, f"{where}.{key}", below)
     try:
         return cls(**values)
     except pydantic.ValidationError as error:
@@ -133,7 +134,10 @@ def _value(hint: Any, value: Any, where: str, default: Any) -> Any:
         return build_component(value, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     nested = [o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)]
-    return build(nested[0], value, where, default) if nested else dict(value)
+    if not nested:
+        return dict(value)
+    cls = next((option for option in nested if type(default) is option), nested[0])
+    return build(cls, value, where, default if type(default) is cls else None)
 
 
 def settings_of(component: Any) -> dict[str, Any]:

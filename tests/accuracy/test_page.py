@@ -1,5 +1,6 @@
 """The accuracy part of the page of results: tables, sentences, what was not run, plots, and what is stale."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_what_a_part_is_worth_stands_in_a_table_of_its_own(tmp_path):
     )
     assert row.startswith(f"| luck, of `mosaic` | {figure['value']:.4f} (")
     assert f"| {lead['value']:+.4f} ({lead['low']:+.4f} to {lead['high']:+.4f}) |" in row
-    assert not any("without_luck" in line for line in table if line.startswith(("By N@10", "Not tuned")))
+    assert not any("without_luck" in line for line in table if line.startswith(("By N@10", "Not searched")))
     assert all("without_luck" not in svg for _, svg in accuracy.plots(found))
 
 
@@ -207,18 +208,30 @@ def test_cells_of_the_grid_without_a_run_are_named(root):
     assert not [line for line in part(lines, "### shop, global_time") if "run" in line.split(" ")[:2]]
 
 
-def test_methods_that_nobody_tuned_are_named(root):
-    lines = accuracy.section(accuracy.read(root))
+def test_where_settings_come_from_is_said(root):
     methods = sorted({run["method"] for run in accuracy.read(root).runs})
-    named = [line for line in lines if line.startswith("Not tuned")]
-    assert named
-    assert all(any(f"`{method}`" in line for line in named) for method in methods)
+
+    def said(protocol):
+        return [
+            line
+            for line in part(accuracy.section(accuracy.read(root)), f"### shop, {protocol}")
+            if line.startswith(("Not searched", "Searched"))
+        ]
+
+    assert said("last_out") == ["Not searched, at settings chosen by hand: `mosaic`, `popularity` and `recent`."]
     trials = root / "benchmarks" / "results" / "tuning"
     trials.mkdir(parents=True)
     for method in methods:
         (trials / f"shop.last_out.{method}.jsonl").write_text("{}\n", encoding="utf-8")
-    lines = accuracy.section(accuracy.read(root))
-    assert not [line for line in lines if line.startswith("Not tuned")]
+    assert said("last_out") == []
+    assert said("global_time") == ["Searched on other data only: `mosaic` and `popularity`."]
+
+
+def test_runs_with_other_settings_than_the_suite_has_are_named(root, found):
+    (name,) = {run["run"] for run in found.runs if run["method"] == "recent" and run["seed"] == 1}
+    older = dataclasses.replace(found, outdated=frozenset([name]))
+    assert f"Measured with earlier settings: `{name}`." in part(accuracy.section(older), "### shop, last_out")
+    assert not any(line.startswith("Measured with") for line in accuracy.section(found))
 
 
 def test_a_whole_grid_is_said_to_be_whole(root):
