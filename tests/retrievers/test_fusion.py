@@ -1,11 +1,10 @@
 import math
 
-import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tesserec.retrievers.fusion import fit_weights, fused, union
+from tesserec.retrievers.fusion import NUM_GROUPS, fit_weights, fused, groups_of, union
 from tesserec.types import PAD, Ragged
 
 INF = float("inf")
@@ -59,44 +58,60 @@ def requests(*rows):
     return torch.arange(evidence_BXS.shape[1]).repeat(len(rows), 1), evidence_BXS
 
 
-def ndcg(parts, relevant, weights_S):
+def ndcg(parts, relevant, weights_GS, group_N):
     """Mean NDCG@10 of the fused lists."""
     values = []
     for items_BX, evidence_BXS in parts:
-        lists = fused(items_BX, evidence_BXS, weights_S, ("a", "b", "c")[: len(weights_S)], 10).items_BK.tolist()
-        for items in lists:
+        weights_BXS = weights_GS[group_N[items_BX.clamp(min=0)]]
+        names = ("a", "b", "c")[: weights_GS.shape[1]]
+        for items in fused(items_BX, evidence_BXS, weights_BXS, names, 10).items_BK.tolist():
             wanted = set(relevant[len(values)].tolist())
             gain = sum(1 / math.log2(place + 2) for place, item in enumerate(items) if item in wanted)
             values.append(gain / sum(1 / math.log2(place + 2) for place in range(min(len(wanted), 10))))
     return sum(values) / len(values)
 
 
-def test_a_source_that_is_right_gets_the_weight():
-    """The first source is right about request 0 and the second about request 1, by less than it is wrong elsewhere."""
-    right = requests([[0.0, -1.0, -9.0], [-1.0, -1.0, -0.9]], [[-1.0, -1.0, -1.0], [-2.0, -3.0, -1.0]])
-    relevant = Ragged.of([[0], [2]])
-    found = fit_weights([right], relevant, torch.tensor([0.0, 1.0]))
-    assert float(found.sum()) == pytest.approx(1)
-    assert bool((found >= 0).all())
-    assert ndcg([right], relevant, found) == 1
-    # The second source alone puts 2 before 0; a prior that already does all right is kept as it is.
-    assert ndcg([right], relevant, torch.tensor([0.0, 1.0])) < 1
-    assert fit_weights([right], relevant, torch.tensor([3.0, 1.0])).tolist() == [0.75, 0.25]
+def test_weights_may_differ_by_candidate():
+    items_BX, evidence_BXS = torch.tensor([[3, 5]]), torch.tensor([[[-1.0, -2.0], [-2.0, -1.0]]])
+    found = fused(items_BX, evidence_BXS, torch.tensor([[[1.0, 0.0], [0.0, 0.25]]]), ("a", "b"), 2)
+    assert found.items_BK.tolist() == [[5, 3]]
+    assert found.scores_BK.tolist() == [[-0.25, -1.0]]
 
 
-def test_a_grid_of_weights_is_tried_for_each_source():
-    """Item 0 is to be first of request 0: a says so by 1 and b the opposite by 10. Of request 1 only b knows.
+def test_groups_are_of_training_events():
+    events = [0, 1, 2, 3, 7, 8, 19, 20, 500]
+    assert groups_of(torch.tensor(events)).tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert NUM_GROUPS == 5
 
-    So b may have less than a tenth of the weight of a, but not none: from the prior's halves, 0.02 is tried first.
-    """
+
+def test_each_group_gets_the_source_that_knows_it():
+    """Of 200 requests half want an item of group 4, which only source a knows, half one of group 0, which b knows."""
+    generator = torch.Generator().manual_seed(0)
+    group_N = torch.tensor([4] * 20 + [0] * 20)
+    wanted_B = torch.cat([torch.arange(100) % 20, 20 + torch.arange(100) % 20])
+    evidence_BXS = torch.randn(200, 40, 2, generator=generator)
+    evidence_BXS[torch.arange(200), wanted_B, (torch.arange(200) >= 100).long()] += 3
+    parts, relevant = (
+        [(torch.arange(40).repeat(200, 1), evidence_BXS)],
+        Ragged.of([[item] for item in wanted_B.tolist()]),
+    )
+    found_GS = fit_weights(parts, relevant, torch.tensor([0.5, 0.5]), group_N)
+    assert found_GS[4, 0] > 4 * found_GS[4, 1].abs()
+    assert found_GS[0, 1] > 4 * found_GS[0, 0].abs()
+    shared_GS = torch.tensor([[0.5, 0.5]]).expand(NUM_GROUPS, -1)
+    assert ndcg(parts, relevant, found_GS, group_N) > ndcg(parts, relevant, shared_GS, group_N) + 0.1
+    torch.testing.assert_close(found_GS[2], found_GS[[0, 4]].mean(0), atol=0.5, rtol=0)  # nobody asked for group 2
+
+
+def test_a_source_whose_prior_is_nothing_gets_no_weight():
     told = requests([[0.0, -1.0], [-10.0, 0.0]], [[-1.0, -1.0], [-1.0, 0.0]])
-    relevant = Ragged.of([[0], [1]])
-    found = fit_weights([told], relevant, torch.tensor([2.0, 2.0]))
-    assert found.tolist() == pytest.approx([0.5 / 0.52, 0.02 / 0.52])
-    assert ndcg([told], relevant, found) == 1
+    found_GS = fit_weights([told], Ragged.of([[0], [1]]), torch.tensor([0.0, 1.0]), torch.zeros(2, dtype=torch.int64))
+    assert not found_GS[:, 0].any()
+    assert found_GS[:, 1].all()
 
 
 @given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
 def test_the_fusion_is_never_worse_than_the_prior_or_the_best_source(seed):
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randn(4, width, 3, generator=generator) for width in (14, 8))
@@ -104,12 +119,14 @@ def test_the_fusion_is_never_worse_than_the_prior_or_the_best_source(seed):
     items[1][:, :3] = PAD
     parts = list(zip(items, (first, second), strict=True))
     relevant = Ragged.of([[int(i) for i in torch.randperm(14, generator=generator)[:2]] for _ in range(8)])
-    prior_S = torch.tensor([0.5, 0.3, 0.2])
-    reached = ndcg(parts, relevant, fit_weights(parts, relevant, prior_S))
-    assert reached >= max(ndcg(parts, relevant, start) for start in [prior_S, *torch.eye(3)]) - 1e-5
+    prior_S, group_N = torch.tensor([0.5, 0.3, 0.2]), torch.arange(14) % NUM_GROUPS
+    reached = ndcg(parts, relevant, fit_weights(parts, relevant, prior_S, group_N), group_N)
+    simple = [start_S.expand(NUM_GROUPS, -1) for start_S in (prior_S, *torch.eye(3))]
+    assert reached >= max(ndcg(parts, relevant, start_GS, group_N) for start_GS in simple) - 1e-5
 
 
-def test_relevant_items_that_nobody_proposed_count_as_missed():
+def test_where_nothing_relevant_was_proposed_the_prior_stays():
     parts = requests([[0.0, -1.0], [-1.0, 0.0]])
-    found = fit_weights([parts], Ragged.of([[1, 40, 41]]), torch.tensor([1.0, 0.0]))
-    assert ndcg([parts], Ragged.of([[1, 40, 41]]), found) == pytest.approx(1 / (1 + SECOND + 0.5))
+    prior_S = torch.tensor([1.0, 0.5])
+    found_GS = fit_weights([parts], Ragged.of([[40, 41]]), prior_S, torch.zeros(42, dtype=torch.int64))
+    torch.testing.assert_close(found_GS, prior_S.expand(NUM_GROUPS, -1))

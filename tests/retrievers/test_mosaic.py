@@ -15,13 +15,23 @@ from tesserec.nn.losses import NegativeSampler
 from tesserec.nn.sid_features import SIDKeys
 from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness
-from tesserec.retrievers.fusion import fit_weights
+from tesserec.retrievers.fusion import NUM_GROUPS, fit_weights, groups_of
 from tesserec.retrievers.mosaic import PRIOR, SOURCES, HeadsConfig, Mosaic, RowsConfig
 from tesserec.retrievers.mosaic_network import times_after
 from tesserec.testing.data import baskets, catalog_of_size, chain, interactions_of, requests_of
 from tesserec.testing.retriever_contract import RetrieverContract
 from tesserec.training.loop import TrainingConfig
-from tesserec.types import NO_TIME, PAD, Candidates, FitContext, Holdout, ItemEmbeddings, Ragged, SemanticIds
+from tesserec.types import (
+    NO_TIME,
+    PAD,
+    Candidates,
+    ComponentState,
+    FitContext,
+    Holdout,
+    ItemEmbeddings,
+    Ragged,
+    SemanticIds,
+)
 
 EVERY = [[[item]] for item in range(12)]
 NEXT = [(item + 1) % 12 for item in range(12)]
@@ -324,7 +334,7 @@ def test_content_proposes_items_that_no_other_source_does():
     asked = dataclasses.replace(without, heads=heads)
     asked.restore(without.state(), catalog_of_size(12), context)
     for retriever in (without, asked):
-        retriever._weights_S = torch.tensor([float(name == "content") for name in SOURCES])
+        retriever._weights_GS = torch.tensor([float(name == "content") for name in SOURCES]).expand(NUM_GROUPS, -1)
     assert asked.retrieve(requests, 2).items_BK.tolist() == [[0, 11]]
     assert 11 not in without.retrieve(requests, 2).items_BK
 
@@ -630,31 +640,53 @@ def test_the_weights_of_the_fusion_are_fitted_on_the_validation_requests():
     train, _ = chain()
     holdout = Holdout(requests_of([*EVERY, []]), Ragged.of([[item] for item in [*NEXT, 3]]))
     retriever = fitted(train, given(validation=holdout), epochs=4)
-    found_S = retriever.state().tensors["fusion"]
+    found_GS = retriever.state().tensors["fusion"]
     known = holdout.take(torch.arange(12))
     encoded, requests = _encoded(retriever, EVERY)
     with torch.no_grad():
         parts = [retriever._evidence(retriever._network, encoded, requests, 10, torch.ones(6))]
-    torch.testing.assert_close(found_S, fit_weights(parts, known.relevant, torch.tensor(PRIOR)))
+    group_N = groups_of(train.positives().item_counts())
+    assert retriever.state().tensors["group"].tolist() == group_N.tolist()
+    torch.testing.assert_close(found_GS, fit_weights(parts, known.relevant, torch.tensor(PRIOR), group_N))
     assert [0 <= entry["validation"] <= 1 for entry in retriever.training_log] == [True] * 4
-    assert float(found_S.sum()) == pytest.approx(1)
 
 
 def test_one_head_alone_needs_no_weights():
     log = baskets()[0]
     holdout = Holdout(requests_of(EVERY), Ragged.of([[(item + 1) % 12] for item in range(12)]))
-    weights_S = [
+    weights_GS = [
         fitted(log, given(validation=holdout), epochs=1, answer=answer).state().tensors["fusion"]
         for answer in ("fused", "dense")
     ]
-    assert weights_S[1].tolist() == pytest.approx(PRIOR)
-    assert weights_S[0].tolist() != pytest.approx(PRIOR)
+    assert weights_GS[1].tolist() == [pytest.approx(PRIOR)] * NUM_GROUPS
+    assert weights_GS[0].tolist() != [pytest.approx(PRIOR)] * NUM_GROUPS
 
 
 def test_without_any_known_history_the_weights_stay():
     holdout = Holdout(requests_of([[]]), Ragged.of([[3]]))
     retriever = fitted(chain()[0], given(validation=holdout))
-    assert retriever.state().tensors["fusion"].tolist() == pytest.approx(list(PRIOR))
+    assert retriever.state().tensors["fusion"].tolist() == [pytest.approx(PRIOR)] * NUM_GROUPS
+
+
+def test_a_state_with_one_weight_a_source_is_that_of_all_groups(chained):
+    state = chained.state()
+    tensors = {name: tensor for name, tensor in state.tensors.items() if name != "group"}
+    earlier = tiny()
+    earlier.restore(ComponentState({**tensors, "fusion": torch.tensor(PRIOR)}), catalog_of_size(12), given())
+    prior = copy.copy(chained)
+    prior._weights_GS = torch.tensor(PRIOR).expand(NUM_GROUPS, -1)
+    found, wanted = answers(earlier, "fused", EVERY), answers(prior, "fused", EVERY)
+    assert found.items_BK.tolist() == wanted.items_BK.tolist()
+    torch.testing.assert_close(found.scores_BK, wanted.scores_BK)
+
+
+def test_items_that_came_later_are_of_the_group_without_events(chained):
+    later = tiny()
+    codes_NL = torch.cat([ids().codes_NL, torch.tensor([[2, 1, 1]])])
+    context = given(13, semantic_ids=SemanticIds(codes_NL, (3, 5, 2), "x", has_digit=True))
+    later.restore(chained.state(), catalog_of_size(13), context)
+    assert later.state().tensors["group"].tolist() == [*chained.state().tensors["group"].tolist(), 0]
+    assert min(chained.state().tensors["group"].tolist()) > 0
 
 
 # Growing, going on.

@@ -13,6 +13,7 @@ import shop
 from tesserec.data.requests import history_requests
 from tesserec.decoding.beam_search import beam_search
 from tesserec.nn.transformer import TransformerConfig
+from tesserec.retrievers.fusion import NUM_GROUPS
 from tesserec.retrievers.mosaic import PRIOR, Mosaic
 from tesserec.retrievers.tiger import TIGER
 from tesserec.serving.explain import MAX_NAMED, _without_each, code_paths, explanations, removed_items
@@ -45,7 +46,7 @@ def model(name="mosaic"):
     if name != "mosaic":
         return found
     head = copy.copy(found.answers["generative"])
-    head._weights_S = torch.tensor(PRIOR)
+    head._weights_GS = torch.tensor(PRIOR).expand(NUM_GROUPS, -1)
     return dataclasses.replace(found, answers={**found.answers, "generative": head, "dense": head.answering("dense")})
 
 

@@ -44,7 +44,7 @@ from tesserec.nn.transformer import TransformerConfig
 from tesserec.retrievers.content_knn import closeness, profile_cosines
 from tesserec.retrievers.cooccurrence import CHUNK_EVENTS, Cooccurrence
 from tesserec.retrievers.evidence import require_fitted
-from tesserec.retrievers.fusion import FLOOR, fit_weights, fused, union
+from tesserec.retrievers.fusion import FLOOR, NUM_GROUPS, fit_weights, fused, groups_of, union
 from tesserec.retrievers.mosaic_network import (
     INPUTS,
     Encoded,
@@ -128,7 +128,8 @@ class Mosaic:
         if self.gate is not None and ("own" not in self.inputs or not {"codes", "content"} & set(self.inputs)):
             raise ValueError('a gate mixes an item\'s own vector with codes or content: inputs need "own" and either')
         self._network: MosaicNetwork | None = None
-        self._weights_S = torch.tensor(PRIOR)
+        self._weights_GS = _by_group(torch.tensor(PRIOR))
+        self._group_N = torch.zeros(0, dtype=torch.uint8)
         self.training_log: list[dict[str, float]] = []
 
     def fit(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
@@ -138,10 +139,11 @@ class Mosaic:
         """
         self._count(train, catalog, context)
         fitted = dataclasses.replace(self)
+        fitted._group_N = self._group_N
         log = train_model(fitted.job(train, catalog, context), self.training, context)
         if context.validation is not None and self.answer == "fused":
-            fitted._weights_S = fitted._fitted_weights(require_fitted(fitted._network, fitted), context.validation)
-        self._network, self._weights_S, self.training_log = fitted._network, fitted._weights_S, log
+            fitted._weights_GS = fitted._fitted_weights(require_fitted(fitted._network, fitted), context.validation)
+        self._network, self._weights_GS, self.training_log = fitted._network, fitted._weights_GS, log
 
     def estimate(self, train: Interactions, catalog: Catalog, context: FitContext) -> Estimate:
         """Time and memory of ``fit`` with the same arguments, from a part of each of its stages."""
@@ -162,7 +164,7 @@ class Mosaic:
         network = self._network = self._new_network(train, catalog, context)
         if context.warm_start is not None:
             network.load_earlier(context.warm_start.part("network"))
-            self._weights_S = context.warm_start.tensors["fusion"]
+            self._weights_GS = _by_group(context.warm_start.tensors["fusion"])
         windows = training_windows(self._read(history_of(train)), self.max_length)
         events = train.positives()
         sampler = NegativeSampler(events.item_counts(), self._num_negatives(network.num_items))
@@ -200,7 +202,8 @@ class Mosaic:
     def answering(self, answer: Literal["fused", "generative", "dense"]) -> Mosaic:
         """The same fitted system with another ``answer``; weights and counts are shared, so it costs nothing."""
         other = dataclasses.replace(self, answer=answer)
-        other._network, other._weights_S, other.training_log = self._network, self._weights_S, self.training_log
+        other._network, other.training_log = self._network, self.training_log
+        other._weights_GS, other._group_N = self._weights_GS, self._group_N
         return other
 
     @torch.no_grad()
@@ -223,7 +226,7 @@ class Mosaic:
             ComponentState(dict(network.state_dict())).under("network"),
             self.cooccurrence.state().under("cooccurrence"),
             self.personal.state().under("personal"),
-            ComponentState({"fusion": self._weights_S}),
+            ComponentState({"fusion": self._weights_GS, "group": self._group_N}),
         )
 
     def restore(self, state: ComponentState, catalog: Catalog, context: FitContext) -> None:
@@ -235,7 +238,9 @@ class Mosaic:
         row_N = F.pad(row_N, (0, len(catalog) - len(row_N)), value=-1)
         items = self._encoder(row_N, torch.zeros(len(catalog)), context, earlier)
         self._network = MosaicNetwork.restored(earlier.tensors, self.model, items, trie, "times" in self.inputs)
-        self._weights_S = state.tensors["fusion"]
+        self._weights_GS = _by_group(state.tensors["fusion"])
+        group_N = state.tensors.get("group", torch.zeros(0, dtype=torch.uint8))
+        self._group_N = F.pad(group_N, (0, len(catalog) - len(group_N)))
 
     def add_items(self, catalog: Catalog, context: FitContext) -> None:
         """Make items beyond the fitted ones answerable, through their codes and content."""
@@ -293,6 +298,7 @@ class Mosaic:
     def _count(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         self.cooccurrence.fit(train, catalog, context)
         self.personal.fit(train, catalog, context)
+        self._group_N = groups_of(train.positives().item_counts()).to(torch.uint8)
 
     def _num_negatives(self, num_items: int) -> int | None:
         return self.heads.num_negatives or (4096 if num_items > 50_000 else None)
@@ -314,16 +320,17 @@ class Mosaic:
             if answer == "generative":
                 generated = network.generate(encoded, requests, max(self.heads.num_beams, k), k)
                 return dataclasses.replace(generated, trace={})
-            weights_S = self._weights_S * self._listens_S
-            items_BX, evidence_BXS = self._evidence(network, encoded, requests, k, weights_S)
-        return fused(items_BX, evidence_BXS, weights_S, SOURCES, k)
+            weights_GS = self._weights_GS * self._listens_S
+            items_BX, evidence_BXS = self._evidence(network, encoded, requests, k, weights_GS.any(0))
+        weights_BXS = weights_GS[self._group_N[items_BX.clamp(min=0)].long()]
+        return fused(items_BX, evidence_BXS, weights_BXS, SOURCES, k)
 
     def _evidence(
-        self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int, weights_S: Tensor
+        self, network: MosaicNetwork, encoded: Encoded, requests: Requests, k: int, heard_S: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The candidates of all sources [B, X], and each source's log-probability of each of them [B, X, S].
 
-        A source that weighs nothing is not asked what it gives them; 0 stands for it.
+        A source that is not heard is not asked what it gives them; 0 stands for it.
         """
         most = max(self.heads.num_candidates, k)
         dense_BN = network.dense_log_probs(encoded)
@@ -334,7 +341,7 @@ class Mosaic:
             top_k(dense_BN, requests, most).items_BK,
             *(shares.best(requests, most) for shares in counted),
         ]
-        if self.heads.num_content_candidates and weights_S[SOURCES.index("content")]:
+        if self.heads.num_content_candidates and heard_S[SOURCES.index("content")]:
             cosines_BN = profile_cosines(network.items.content_NF, requests.history)
             near = top_k(cosines_BN, requests, self.heads.num_content_candidates)
             proposed.append(near.items_BK.masked_fill(near.scores_BK <= 0, PAD))
@@ -348,7 +355,7 @@ class Mosaic:
             "popularity": lambda: _log(counted[2].at(items_BX)),
         }
         nothing_BX = torch.zeros(items_BX.shape)
-        told = [evidence[name]() if weights_S[s] else nothing_BX for s, name in enumerate(SOURCES)]
+        told = [evidence[name]() if heard_S[s] else nothing_BX for s, name in enumerate(SOURCES)]
         return items_BX, torch.stack(told, -1)
 
     def _fitted_weights(self, network: MosaicNetwork, validation: Holdout) -> Tensor:
@@ -358,13 +365,20 @@ class Mosaic:
             for rows in known.requests.batches(_num_at_once(network)):
                 requests = known.requests.take(rows)
                 encoded = network.encode(windows_of(self._read(requests.history), self.max_length))
-                parts.append(self._evidence(network, encoded, requests, 10, self._listens_S))
-        return fit_weights(parts, known.relevant, torch.tensor(PRIOR) * self._listens_S) if parts else self._weights_S
+                parts.append(self._evidence(network, encoded, requests, 10, self._listens_S > 0))
+        if not parts:
+            return self._weights_GS
+        return fit_weights(parts, known.relevant, torch.tensor(PRIOR) * self._listens_S, self._group_N.long())
 
     @property
     def _listens_S(self) -> Tensor:
         """1 for each source that the fusion listens to, else 0."""
         return torch.tensor([float(name in self.sources) for name in SOURCES])
+
+
+def _by_group(weights: Tensor) -> Tensor:
+    """Weights [G, S]: of earlier versions, which had [S], the same for all groups."""
+    return weights if weights.ndim > 1 else weights.expand(NUM_GROUPS, -1).clone()
 
 
 def _log(share_BX: Tensor) -> Tensor:
