@@ -2,12 +2,14 @@
 
 Paper: none; tesserec's default. The heads' ancestors are TIGER (arXiv 2305.05065) and SASRec (arXiv 1808.09781).
 Adds: one position an item in place of one a code; a softmax over the tree that is decoded; baskets as steps that are
-    predicted as sets; log-linear fusion of generation, dense scores, co-occurrence, content and personal frequency.
+    predicted as sets; log-linear fusion of generation, dense scores, co-occurrence, content, personal frequency and
+    popularity, with weights by how many training events an item has.
 Differs: from TIGER by a trunk that trains all targets of a user in one pass, and by a depth decoder without attention;
     from SASRec by content and codes in the item vectors, cosine scores and steps in place of events.
 Checked: tests/retrievers/test_mosaic.py (planted chain and baskets; path scores equal exhaustive search).
 
-Dimensions: B requests · T positions · P labelled pairs · S sources · X candidates · N items · D features.
+Dimensions: B requests · T positions · P labelled pairs · S sources · G groups of items ·
+X candidates · N items · D features.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ __all__ = ["HeadsConfig", "Mosaic", "RowsConfig"]
 Source = Literal["generative", "dense", "cooccurrence", "content", "personal", "popularity"]
 SOURCES: tuple[Source, ...] = ("generative", "dense", "cooccurrence", "content", "personal", "popularity")
 PRIOR = (0.5, 0.5, 0.25, 0.1, 0.25, 0.1)
-"""Weights of the sources in the fusion until they are fitted."""
+"""Weights of the sources in the fusion until they are fitted, the same for all groups of items."""
 
 
 @component
