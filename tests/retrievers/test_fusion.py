@@ -1,6 +1,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,14 @@ def test_each_group_gets_the_source_that_knows_it():
     shared_GS = torch.tensor([[0.5, 0.5]]).expand(NUM_GROUPS, -1)
     assert ndcg(parts, relevant, found_GS, group_N) > ndcg(parts, relevant, shared_GS, group_N) + 0.1
     torch.testing.assert_close(found_GS[2], found_GS[[0, 4]].mean(0), atol=0.5, rtol=0)  # nobody asked for group 2
+
+
+def test_evidence_of_padding_says_nothing_of_the_weights():
+    items_BX, evidence_BXS = requests([[0.0, -1.0], [-10.0, 0.0]], [[-1.0, -1.0], [-1.0, 0.0]])
+    padded = F.pad(items_BX, (1, 0), value=PAD), F.pad(evidence_BXS, (0, 0, 1, 0), value=-INF)
+    relevant, prior_S, group_N = Ragged.of([[0], [1]]), torch.tensor([0.5, 0.5]), torch.zeros(2, dtype=torch.int64)
+    found_GS = fit_weights([padded], relevant, prior_S, group_N)
+    torch.testing.assert_close(found_GS, fit_weights([(items_BX, evidence_BXS)], relevant, prior_S, group_N))
 
 
 def test_a_source_whose_prior_is_nothing_gets_no_weight():

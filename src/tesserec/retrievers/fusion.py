@@ -84,6 +84,7 @@ def fit_weights(parts: Sequence[tuple[Tensor, Tensor]], relevant: Ragged, prior_
     open_B = gains_BX.any(1)
     items_BX, evidence_BXS, gains_BX, ideal_B = (part[open_B] for part in (items_BX, evidence_BXS, gains_BX, ideal_B))
     group_BX1 = group_N[items_BX.clamp(min=0)][..., None]
+    evidence_BXS = evidence_BXS.masked_fill((items_BX == PAD)[..., None], 0.0)
 
     def scores(weights_GS: Tensor) -> Tensor:
         scores_BX = (evidence_BXS @ weights_GS.T).gather(2, group_BX1).squeeze(2)
@@ -98,7 +99,8 @@ def fit_weights(parts: Sequence[tuple[Tensor, Tensor]], relevant: Ragged, prior_
         of_each_B = log_probs_BX.masked_fill(gains_BX == 0, 0.0).sum(1) / gains_BX.sum(1)
         return PULL * ((shared_S - prior_S).square().sum() + own_GS.square().sum()) - of_each_B.sum()
 
-    simple = [prior_S.expand(NUM_GROUPS, -1), *(one_S.expand(NUM_GROUPS, -1) for one_S in torch.eye(len(prior_S)))]
+    alone = torch.eye(len(prior_S))[prior_S != 0]
+    simple = [start_S.expand(NUM_GROUPS, -1) for start_S in (prior_S, *alone)]
     best_GS: Tensor = max([_minimum(loss, prior_S) * (prior_S != 0), *simple], key=value)
     return best_GS.clone()
 
