@@ -651,6 +651,17 @@ def test_the_weights_of_the_fusion_are_fitted_on_the_validation_requests():
     assert [0 <= entry["validation"] <= 1 for entry in retriever.training_log] == [True] * 4
 
 
+def test_weights_may_be_the_same_for_all_items():
+    train, _ = chain()
+    holdout = Holdout(requests_of(EVERY), Ragged.of([[item] for item in NEXT]))
+    retriever = fitted(train, given(validation=holdout), epochs=4, weights="shared")
+    assert not retriever.state().tensors["group"].any()
+    again = tiny(weights="shared")
+    again.restore(retriever.state(), catalog_of_size(12), given())
+    assert again.state().tensors["fusion"].equal(retriever.state().tensors["fusion"])
+    assert fitted(train, epochs=1).state().tensors["group"].all()
+
+
 def test_one_head_alone_needs_no_weights():
     log = baskets()[0]
     holdout = Holdout(requests_of(EVERY), Ragged.of([[(item + 1) % 12] for item in range(12)]))

@@ -115,6 +115,8 @@ class Mosaic:
     """What ``retrieve`` answers with: a fusion, or one head alone."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
     """What the fusion listens to; the other sources weigh nothing in it, and only propose."""
+    weights: Literal["events", "shared"] | None = None
+    """What the weights of the fusion go by: an item's training events (as does None), or nothing: the same for all."""
     cooccurrence: Cooccurrence = dataclasses.field(default_factory=Cooccurrence)
     """Counted evidence; its popularity answers requests without a history."""
     personal: PersonalFrequency = dataclasses.field(default_factory=PersonalFrequency)
@@ -300,7 +302,8 @@ class Mosaic:
     def _count(self, train: Interactions, catalog: Catalog, context: FitContext) -> None:
         self.cooccurrence.fit(train, catalog, context)
         self.personal.fit(train, catalog, context)
-        self._group_N = groups_of(train.positives().item_counts()).to(torch.uint8)
+        events_N = train.positives().item_counts()
+        self._group_N = groups_of(events_N * (self.weights != "shared")).to(torch.uint8)
 
     def _num_negatives(self, num_items: int) -> int | None:
         return self.heads.num_negatives or (4096 if num_items > 50_000 else None)
