@@ -22,6 +22,7 @@ import shop
 from tesserec.bundle import Bundle, MethodRecord, publish
 from tesserec.cli import app
 from tesserec.recommender import Recommender
+from tesserec.retrievers.mosaic import SOURCES
 
 RECIPE = f"""
 seed = 3
@@ -231,13 +232,11 @@ def test_explanations_show_the_evidence(place: Path, tmp_path: Path) -> None:
     recipe = shop.table(retriever=small, baselines={}, fit={"refit": False})
     Recommender.fit(shop.events(), shop.items(), recipe=recipe, out=tmp_path / "m")
     shown = run("recommend", tmp_path / "m", "--user", "u00", "--explain").stdout
-    assert all(word in shown for word in ("source", "generative", "dense", "cooccurrence", "personal"))
+    assert all(word in shown for word in ("source", *SOURCES))
     assert "generative" not in run("recommend", tmp_path / "m", "--user", "u00").stdout
     items = answer("recommend", tmp_path / "m", "--user", "u00")["items"]
-    assert items[0]["source"] in ("generative", "dense", "cooccurrence", "personal")
-    assert items[0]["score"] == pytest.approx(
-        sum(items[0][name] for name in ("generative", "dense", "cooccurrence", "personal")), abs=1e-4
-    )
+    assert items[0]["source"] in SOURCES
+    assert items[0]["score"] == pytest.approx(sum(items[0][name] for name in SOURCES), abs=1e-4)
 
 
 def test_recommend_to_many(place: Path, tmp_path: Path) -> None:
