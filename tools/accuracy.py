@@ -459,8 +459,8 @@ def _settings(found: Accuracy, dataset: str, protocol: str) -> list[str]:
     """Sentences on where the settings of a table's methods come from, and on runs with others than those of today."""
     runs = found.runs_of(dataset, protocol)
     ran = {run["method"] for run in runs if LEFT_OUT not in run["method"]}
-    searched = {name for cell in found.searched if cell[:2] == (dataset, runs[0]["protocol"]) for name in cell[2:]}
-    elsewhere = {cell[2] for cell in found.searched} - searched
+    searched = {method for *cell, method in found.searched if cell == [dataset, runs[0]["protocol"]]}
+    elsewhere = {method for *_, method in found.searched} - searched
     parts = [
         ("Searched on other data only", ran & elsewhere),
         ("Not searched, at settings chosen by hand", ran - searched - elsewhere),

@@ -115,10 +115,10 @@ def _minimum(loss: Callable[[Tensor, Tensor], Tensor], prior_S: Tensor) -> Tenso
         def closure() -> Tensor:
             optimizer.zero_grad()
             value = loss(shared_S, own_GS)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return value
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return (shared_S + own_GS).detach()
 
 

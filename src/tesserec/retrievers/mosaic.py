@@ -115,8 +115,8 @@ class Mosaic:
     """What ``retrieve`` answers with: a fusion, or one head alone."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
     """What the fusion listens to; the other sources weigh nothing in it, and only propose."""
-    weights: Literal["events", "shared"] | None = None
-    """What the weights of the fusion go by: an item's training events (as does None), or nothing: the same for all."""
+    weights: Literal["shared"] | None = None
+    """Whether all items share the weights of the fusion; None: they go by an item's training events."""
     cooccurrence: Cooccurrence = dataclasses.field(default_factory=Cooccurrence)
     """Counted evidence; its popularity answers requests without a history."""
     personal: PersonalFrequency = dataclasses.field(default_factory=PersonalFrequency)
